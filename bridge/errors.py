@@ -1,0 +1,148 @@
+"""
+Owns the one family of errors that this package raises on purpose.
+
+Each message says what happened, why it matters where that isn't plain, and what
+to do about it; what a program may want to know is an attribute.
+
+Refuses: to wrap what it can't explain. An unexpected exception stays itself.
+"""
+
+from __future__ import annotations
+
+
+class BridgeError(Exception):
+    """
+    Anything that this package refuses or can't do, in words for an operator.
+    """
+
+
+class ConfigError(BridgeError):
+    """
+    A policy, an option or an environment variable that can't be used.
+
+    @ivar source: The file (or "options", or a variable's name) that says it.
+    @ivar key: The path of the key in it, like C{route[2].canary.weight}; empty
+        where the source as a whole is at fault.
+    """
+
+    def __init__(self, source: str, key: str, problem: str) -> None:
+        where = f"{source}: {key}: " if key else f"{source}: "
+        super().__init__(where + problem)
+        self.source = source
+        self.key = key
+        self.problem = problem
+
+
+class NotBuiltError(ConfigError):
+    """
+    The policy asks for something that this version knows but doesn't have yet.
+    """
+
+
+class PatternError(BridgeError):
+    """
+    A route's match text that can't be read.
+    """
+
+    def __init__(self, text: str, problem: str) -> None:
+        super().__init__(
+            f"{text!r} is no route: {problem}. "
+            'Write it like "GET /export/{export_id}" or "GET,POST /files/{rest:path}".'
+        )
+        self.text = text
+        self.problem = problem
+
+
+class RouteConflictError(BridgeError):
+    """
+    Two routes that would match the same requests.
+    """
+
+    def __init__(self, first: str, second: str, method: str) -> None:
+        super().__init__(
+            f"{first!r} and {second!r} both match the same {method} requests, so "
+            "neither could be moved without the other. Remove one of them, or one "
+            "of its methods (GET covers HEAD)."
+        )
+        self.first = first
+        self.second = second
+        self.method = method
+
+
+class UnknownRouteError(BridgeError):
+    """
+    A route was named that the policy doesn't have.
+    """
+
+    def __init__(self, name: str, nearest: str | None = None) -> None:
+        hint = f" Did you mean {nearest!r}?" if nearest else ""
+        super().__init__(
+            f"The policy has no route {name!r}.{hint} `bgctl status` lists them."
+        )
+        self.name = name
+        self.nearest = nearest
+
+
+class StateError(BridgeError):
+    """
+    The state database refuses, or can't be reached.
+    """
+
+
+class StateUnavailableError(StateError):
+    """
+    The state database can't be opened, read or written now.
+
+    @ivar cause: What the database driver said.
+    """
+
+    def __init__(self, url: str, doing: str, cause: str) -> None:
+        super().__init__(
+            f"The state database {url} can't {doing}: {cause}. "
+            "Check that it exists and is writable, and that nothing holds it locked."
+        )
+        self.url = url
+        self.doing = doing
+        self.cause = cause
+
+
+class NewerStateError(StateError):
+    """
+    The state database was written by a later version of this software.
+    """
+
+    def __init__(self, url: str, found: int, known: int) -> None:
+        super().__init__(
+            f"The state database {url} has schema {found}, and this version knows "
+            f"{known} at most. Upgrade bgserver, or point --state at another database."
+        )
+        self.url = url
+        self.found = found
+        self.known = known
+
+
+class StaleChangeError(StateError):
+    """
+    A stage wasn't changed, because it had been changed in the meantime.
+    """
+
+    def __init__(self, route: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"{route!r} is at {found}, not at {expected} any more: somebody else "
+            "changed it first. Look at `bgctl route`, then decide again."
+        )
+        self.route = route
+        self.expected = expected
+        self.found = found
+
+
+class RefusedChangeError(BridgeError):
+    """
+    A change of stage that the rules don't allow as it was asked for.
+    """
+
+    def __init__(self, route: str, stage: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{route!r} stays where it is, not {stage}: {reason}. {remedy}")
+        self.route = route
+        self.stage = stage
+        self.reason = reason
