@@ -76,9 +76,7 @@ class UnknownRouteError(BridgeError):
 
     def __init__(self, name: str, nearest: str | None = None) -> None:
         hint = f" Did you mean {nearest!r}?" if nearest else ""
-        super().__init__(
-            f"The policy has no route {name!r}.{hint} `bgctl status` lists them."
-        )
+        super().__init__(f"The policy has no route {name!r}.{hint} `bgctl status` lists them.")
         self.name = name
         self.nearest = nearest
 

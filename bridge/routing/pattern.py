@@ -144,9 +144,7 @@ class Pattern:
         Whether this pattern alone is about a request: the plain definition, which
         the table must agree with.
         """
-        if method not in self.methods and not (
-            method == b"HEAD" and b"GET" in self.methods
-        ):
+        if method not in self.methods and not (method == b"HEAD" and b"GET" in self.methods):
             return False
         if not raw_path.startswith(b"/"):
             return False

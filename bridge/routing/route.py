@@ -66,17 +66,11 @@ class Route:
 
     pattern: Pattern | None = attrs.field(converter=_pattern)
     stage: Stage = Stage.LEGACY
-    weight: float = attrs.field(
-        default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(100)]
-    )
+    weight: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(100)])
     effects: Effects = attrs.field(default=attrs.Factory(_effects, takes_self=True))
-    sample: float = attrs.field(
-        default=1.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)]
-    )
+    sample: float = attrs.field(default=1.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
     selector: Selector = BY_CLIENT
-    salt: str = attrs.field(
-        default=attrs.Factory(lambda self: _name(self.pattern), takes_self=True)
-    )
+    salt: str = attrs.field(default=attrs.Factory(lambda self: _name(self.pattern), takes_self=True))
     stream: bool = False
     name: str = attrs.field(
         init=False,
@@ -191,9 +185,7 @@ def fate(route: Route, force_legacy: bool = False) -> Fate:
             note = f"; its effects are {route.effects.value}, so nothing shadows"
         else:
             note = "; not in the sample"
-            watched[side] = Decision(
-                route, side, side.other, f"{because}; {side.other.value} is observed"
-            )
+            watched[side] = Decision(route, side, side.other, f"{because}; {side.other.value} is observed")
         alone[side] = Decision(route, side, None, because + note)
     if route.sample <= 0:
         watched = {}

@@ -111,9 +111,7 @@ class Selector:
         try:
             kind = SelectorKind(word)
         except ValueError:
-            raise ValueError(
-                f"{text!r} is none of client, header:NAME, cookie:NAME, path:NAME"
-            ) from None
+            raise ValueError(f"{text!r} is none of client, header:NAME, cookie:NAME, path:NAME") from None
         if kind is SelectorKind.CLIENT:
             if colon:
                 raise ValueError(f"{text!r}: client takes no name")

@@ -45,10 +45,7 @@ class _Shape:
 
 def _kinds(pattern: Pattern) -> tuple[int, ...]:
     # Sorted, this is the order of exactness from the left.
-    return tuple(
-        0 if isinstance(s, Literal) else 2 if isinstance(s, Rest) else 1
-        for s in pattern.segments
-    )
+    return tuple(0 if isinstance(s, Literal) else 2 if isinstance(s, Rest) else 1 for s in pattern.segments)
 
 
 def _shape(kinds: tuple[int, ...]) -> _Shape:
@@ -112,9 +109,7 @@ def _index(method: bytes, routes: Iterable[tuple[Route, Fate]]) -> _Index:
 
     def reach(count: int) -> tuple[_Shape, ...]:
         return tuple(
-            made[kinds]
-            for kinds in ordered
-            if len(kinds) == count or (kinds[-1] == 2 and len(kinds) <= count)
+            made[kinds] for kinds in ordered if len(kinds) == count or (kinds[-1] == 2 and len(kinds) <= count)
         )
 
     shapes = tuple(reach(count) for count in range(longest + 1))
