@@ -153,7 +153,8 @@ class RouteTable:
             default = Route(None)
         by_method: dict[bytes, list[tuple[Route, Fate]]] = {}
         for route in kept:
-            assert route.pattern is not None, "the default route goes to `default`"
+            if route.pattern is None:
+                raise ValueError("the default route is the `default` argument, not one of the routes")
             fated = fate(route, force_legacy)
             for method in route.pattern.methods:
                 by_method.setdefault(method, []).append((route, fated))
