@@ -12,7 +12,9 @@ This module refuses to hold fixtures: they belong to the folder that uses them.
 from __future__ import annotations
 
 import asyncio.events
+import functools
 import os
+import socket
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -104,11 +106,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
-    The full counts belong to the long command.
+    The full counts belong to the long command; what needs a server needs one that runs.
     """
-    if os.environ.get("BGSERVER_LONG") == "1":
-        return
-    full = pytest.mark.skip(reason="the full count: set BGSERVER_LONG=1")
     for item in items:
-        if item.get_closest_marker("long") is not None:
-            item.add_marker(full)
+        if item.get_closest_marker("long") is not None and os.environ.get("BGSERVER_LONG") != "1":
+            item.add_marker(pytest.mark.skip(reason="the full count: set BGSERVER_LONG=1"))
+        needed = item.get_closest_marker("servers")
+        if needed is not None and os.environ.get("BGSERVER_REQUIRE_SERVERS") != "1":
+            missing = [name for name in needed.args or _SERVERS if not _listens(name)]
+            if missing:
+                item.add_marker(pytest.mark.skip(reason=f"not running here: {', '.join(missing)}"))
+
+
+_SERVERS = {"postgresql": 5432, "redis": 6379, "rabbitmq": 5672}
+
+
+@functools.cache
+def _listens(server: str) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", _SERVERS[server]), timeout=1).close()
+    except OSError:
+        return False
+    return True
