@@ -144,3 +144,71 @@ class RefusedChangeError(BridgeError):
         self.route = route
         self.stage = stage
         self.reason = reason
+
+
+class WrongReactorError(BridgeError):
+    """
+    Another reactor was installed before ours could be.
+
+    @ivar installed: The class of the reactor that is there.
+    @ivar importer: The module that imported it first, as far as that can be told.
+    """
+
+    def __init__(self, installed: str, importer: str) -> None:
+        super().__init__(
+            f"{importer} imported twisted.internet.reactor first and got {installed}, "
+            "which this server can't run on. Call bridge.loop.install() before that "
+            "import, move the import into the function that needs it, or start with "
+            "`twistd -n bgserver`."
+        )
+        self.installed = installed
+        self.importer = importer
+
+
+class WrongLoopError(BridgeError):
+    """
+    The event loop that was asked for is not the one that is there, or can't be had.
+    """
+
+
+class NoRunningLoopError(BridgeError):
+    """
+    Something that needs the running event loop was called before it ran.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} needs the running event loop, and there is none yet. Call it from "
+            "startService or reactor.callWhenRunning, once the reactor runs."
+        )
+        self.what = what
+
+
+class StoppingError(BridgeError):
+    """
+    Work was handed over after the stop began; nothing would ever run it.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} was refused: the server is stopping, and would never run it. "
+            "Check for the stop before handing work over, or finish it in a stop phase."
+        )
+        self.what = what
+
+
+class StartError(BridgeError):
+    """
+    A start-up step failed; what had been started before it was stopped again.
+
+    @ivar phase: The phase that the step belongs to.
+    @ivar step: The step's name.
+    """
+
+    def __init__(self, phase: str, step: str, cause: BaseException) -> None:
+        super().__init__(
+            f"Start-up failed in {phase}, at {step}: {str(cause) or type(cause).__name__}. "
+            "Nothing was left running; mend the cause and start again."
+        )
+        self.phase = phase
+        self.step = step

@@ -1,0 +1,42 @@
+"""
+One event loop for both stacks: the reactor on asyncio or uvloop, owned or attached.
+
+- L{reactor}, L{install}, L{listening}, L{children}, L{signals}, L{status}, L{teardown}: the
+  reactor and what it needs.
+- L{awaiting}: Deferreds as awaitables, awaitables as Deferreds.
+- L{context}: whose work a callback does.
+- L{life}: the order of starting and stopping.
+
+Importing this installs nothing. Call L{install} before anything imports
+C{twisted.internet.reactor}.
+"""
+
+from bridge.loop.awaiting import as_awaitable, as_deferred, returns_awaitable, returns_deferred, shielded
+from bridge.loop.context import About, about, in_context, request_context, set_about
+from bridge.loop.install import install, make_loop
+from bridge.loop.life import Event, How, Life, Starting, Stopping
+from bridge.loop.listening import Listen, OnListen
+from bridge.loop.reactor import BridgeReactor
+
+__all__ = [
+    "install",
+    "make_loop",
+    "BridgeReactor",
+    "Listen",
+    "OnListen",
+    "as_awaitable",
+    "as_deferred",
+    "returns_awaitable",
+    "returns_deferred",
+    "shielded",
+    "About",
+    "about",
+    "in_context",
+    "request_context",
+    "set_about",
+    "Life",
+    "Starting",
+    "Stopping",
+    "Event",
+    "How",
+]

@@ -1,0 +1,223 @@
+"""
+Owns the border between Deferreds and awaitables, in both directions.
+
+Cancelling one side asks the other, and waits until its clean-up is done: a cancelled `await`
+returns when the Deferred has fired, a cancelled Deferred fires when the coroutine has ended.
+Each side sees its own C{CancelledError}, never the other's. Tracebacks show both halves,
+contexts are kept, and a chain that has already fired still lets the loop run.
+
+Refuses: to consume. Both directions fork: what else waits on a Deferred gets its result as
+if nobody had looked. To run where no loop runs: that is an error that says so. To patch
+C{Deferred.__await__}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from asyncio import AbstractEventLoop, Future, Task
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, ParamSpec, TypeVar, cast
+
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from bridge.errors import NoRunningLoopError
+from bridge.loop.failures import exception_of, failure_of
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+class DeferredFuture(Future[_T]):
+    """
+    A Deferred as asyncio sees it. Cancelling cancels the Deferred; it is done when that is.
+    """
+
+    deferred: Deferred[_T]
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """
+        Ask the Deferred to stop. As with a task, it may take its time, or finish anyway.
+        """
+        if self.done():
+            return False
+        self.deferred.cancel()
+        return True
+
+    def _resolve(self, result: _T) -> _T:
+        if not self.done():
+            self.set_result(result)
+        return result
+
+    def _fail(self, failure: Failure) -> Failure:
+        if self.done():
+            return failure
+        exc = failure.value
+        if isinstance(exc, defer.CancelledError | asyncio.CancelledError):
+            super().cancel()
+        elif isinstance(exc, StopIteration):
+            # A Future can't hold one: the generator that awaits it would take it for its end.
+            wrapped = RuntimeError("the Deferred failed with StopIteration")
+            wrapped.__cause__ = exc
+            self.set_exception(wrapped)
+        else:
+            self.set_exception(exception_of(failure))
+        # Whoever awaits this has the error now; the chain need not report it as unhandled.
+        self.get_loop().call_soon(_handled, self.deferred)
+        return failure
+
+    def __await__(self) -> Generator[Any, None, _T]:
+        if self.done():
+            # Fired already: asyncio would go on without a break, and a loop over such
+            # Deferreds would starve everything else.
+            yield
+        return (yield from super().__await__())
+
+    __iter__ = __await__
+
+
+def _handled(deferred: Deferred[Any]) -> None:
+    info = deferred._debugInfo
+    if info is not None and info.failResult is deferred.result:
+        info.failResult = None
+
+
+def as_awaitable(deferred: Deferred[_T]) -> Future[_T]:
+    """
+    A Future that follows the Deferred, on the running loop. The Deferred keeps its result.
+
+    @raise NoRunningLoopError: No loop runs in this thread.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise NoRunningLoopError("Awaiting a Deferred") from None
+    future: DeferredFuture[_T] = DeferredFuture(loop=loop)
+    future.deferred = deferred
+    deferred.addCallbacks(future._resolve, future._fail)
+    return future
+
+
+class TaskDeferred(Deferred[_T]):
+    """
+    A task as Twisted sees it. Cancelling cancels the task; it fires when the task has ended.
+    """
+
+    def __init__(self, future: Future[_T]) -> None:
+        super().__init__()
+        self._future = future
+        future.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        """
+        Ask the task to stop. Unlike Twisted's own, this never fires the Deferred by itself:
+        that would be before the clean-up.
+        """
+        if not self.called:
+            self._future.cancel()
+        else:
+            super().cancel()
+
+    def _ended(self, future: Future[_T]) -> None:
+        if future.cancelled():
+            self.errback(failure_of(defer.CancelledError()))
+            return
+        exc = future.exception()
+        if exc is None:
+            self.callback(future.result())
+        elif isinstance(exc, asyncio.CancelledError):
+            self.errback(failure_of(defer.CancelledError()))
+        else:
+            self.errback(failure_of(exc))
+
+
+def as_deferred(awaitable: Awaitable[_T]) -> Deferred[_T]:
+    """
+    A Deferred that follows the awaitable. A coroutine becomes a task, in the current context,
+    and is kept until it ends, whether or not anybody keeps the Deferred.
+
+    @raise NoRunningLoopError: No loop runs in this thread.
+    """
+    if isinstance(awaitable, Deferred):
+        return awaitable
+    if asyncio.isfuture(awaitable):
+        return TaskDeferred(awaitable)
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        raise NoRunningLoopError("A coroutine behind a Deferred") from None
+    coroutine = awaitable if inspect.iscoroutine(awaitable) else _awaited(awaitable)
+    return TaskDeferred(keep(loop, loop.create_task(cast("Coroutine[Any, Any, _T]", coroutine))))
+
+
+async def _awaited(awaitable: Awaitable[_T]) -> _T:
+    return await awaitable
+
+
+def keep(loop: AbstractEventLoop, task: Task[_T]) -> Task[_T]:
+    """
+    Hold the task until it ends. asyncio itself holds tasks weakly, and one that nobody refers
+    to may be collected in the middle of an await. The loop is what has the right lifetime.
+    """
+    kept: set[Task[Any]] | None = getattr(loop, "_bridge_tasks", None)
+    if kept is None:
+        kept = set()
+        loop._bridge_tasks = kept  # type: ignore[attr-defined]
+    kept.add(task)
+    task.add_done_callback(kept.discard)
+    return task
+
+
+def shielded(deferred: Deferred[_T]) -> Deferred[_T]:
+    """
+    A Deferred with the same result, whose cancellation leaves the original alone.
+
+    The Deferred's side of C{asyncio.shield}; a cancelled shield fires at once.
+    """
+    outer: Deferred[_T] = Deferred()
+
+    def succeed(result: _T) -> _T:
+        if not outer.called:
+            outer.callback(result)
+        return result
+
+    def fail(failure: Failure) -> Failure | None:
+        if outer.called:
+            return failure
+        outer.errback(failure)
+        return None
+
+    deferred.addCallbacks(succeed, fail)
+    return outer
+
+
+def returns_deferred(function: Callable[_P, Awaitable[_T]]) -> Callable[_P, Deferred[_T]]:
+    """
+    Decorator: an C{async def} that Twisted code calls, as a function that returns a Deferred.
+    """
+
+    @functools.wraps(function)
+    def deferring(*args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+        return as_deferred(function(*args, **kwargs))
+
+    return deferring
+
+
+def returns_awaitable(
+    function: Callable[_P, Deferred[_T]],
+) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """
+    Decorator: a function that returns a Deferred (C{inlineCallbacks} too), as an C{async def}
+    that asyncio code awaits, and that a FastAPI route can be.
+    """
+
+    @functools.wraps(function)
+    async def awaiting(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await as_awaitable(function(*args, **kwargs))
+
+    return awaiting
