@@ -212,3 +212,55 @@ class StartError(BridgeError):
         )
         self.phase = phase
         self.step = step
+
+
+class LoadError(BridgeError):
+    """
+    What C{--legacy} or C{--modern} names can't be used.
+    """
+
+    def __init__(self, option: str, text: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{option} {text!r}: {problem}. {remedy}")
+        self.option = option
+        self.text = text
+        self.problem = problem
+
+
+class LifespanError(BridgeError):
+    """
+    An ASGI application failed to start or to shut down.
+    """
+
+    def __init__(self, name: str, doing: str, problem: str) -> None:
+        super().__init__(f"{name} failed to {doing}: {problem}. Its own log says more.")
+        self.name = name
+        self.problem = problem
+
+
+class ListenError(BridgeError):
+    """
+    An address can't be listened on.
+    """
+
+    def __init__(self, address: str, problem: str, remedy: str) -> None:
+        super().__init__(f"Can't listen on {address}: {problem}. {remedy}")
+        self.address = address
+        self.problem = problem
+
+
+class SiteChoiceError(BridgeError):
+    """
+    Legacy listens with several Sites, and nobody said which one's routes move.
+
+    @ivar addresses: Where each of them listens.
+    """
+
+    def __init__(self, addresses: list[str], asked: str | None) -> None:
+        found = "; ".join(addresses) if addresses else "none"
+        problem = f"--site {asked} names none of them" if asked else "only one can have routes that move"
+        super().__init__(
+            f"The legacy application's Sites listen on: {found}, and {problem}. "
+            "Give --site one of these addresses; the others are served as they are."
+        )
+        self.addresses = addresses
+        self.asked = asked
