@@ -1,0 +1,135 @@
+"""
+Puts one application together: ``uvicorn modern_fastapi.app:create_app --factory`` runs it.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from . import errors
+from .errors import Refusal
+from .loops.consumer import consume
+from .loops.rescue import rescue
+from .loops.tenure import Body, hold, keep
+from .middleware import CatchErrors, ExactPaths, LogRequests, RefuseWhenDraining, Sessions
+from .requests import Json
+from .routes import ROUTERS
+from .services import Services
+from .settings import load_settings
+from .shutdown import drain_on_signals
+from .supervision import Supervisor
+
+log = logging.getLogger(__name__)
+
+LoopCall = Callable[[int | None], Awaitable[None]]
+
+BODIES: Mapping[str, Body] = {"consumer": consume, "rescue": rescue}
+
+
+def create_app(settings: Mapping[str, Any] | None = None) -> FastAPI:
+    """
+    One application. ``settings`` are the lower-case names of ``settings.Settings``; None: the environment's.
+
+    ``app.state.loops`` holds the background loops by name; the lifespan starts those that are in it by then, so that
+    whoever embeds the application may take some out and run them itself: ``await loop(epoch)``, until cancelled.
+
+    Raises ``RefusedToStart`` for settings that cannot be used.
+    """
+    services = Services(load_settings(settings))
+    app = FastAPI(
+        title="Jobs",
+        description="A back-office job server.",
+        version="1.0.0",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        default_response_class=Json,
+        redoc_url=None,
+    )
+    app.state.services = services
+    app.state.loops = loops_of(services)
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    refuse_other_methods(app)
+    secret = services.settings.session_secret or secrets.token_urlsafe(32)
+    # The last one added is the outermost.
+    app.add_middleware(Sessions, secret=secret)
+    app.add_middleware(ExactPaths)
+    app.add_middleware(CatchErrors)
+    app.add_middleware(RefuseWhenDraining, draining=services.draining)
+    app.add_middleware(LogRequests, request_log=services.request_log)
+    return app
+
+
+def loops_of(services: Services) -> dict[str, LoopCall]:
+    """
+    The loops that the settings name, each waiting for its epoch.
+    """
+    return {
+        name: partial(hold, services, name, BODIES[name]) for name in services.settings.loop_names if name in BODIES
+    }
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """
+    Opens the services and keeps the loops running; at the end stops the loops, and only then what they use.
+    """
+    services: Services = app.state.services
+    loops: dict[str, LoopCall] = app.state.loops
+    await services.open()
+    supervisor = Supervisor()
+    with drain_on_signals(services.draining):
+        supervisor.start("pulse", services.pulse())
+        supervisor.start("request log", services.request_log.run())
+        for name, loop in loops.items():
+            supervisor.start(name, keep(loop, name))
+        try:
+            yield
+        finally:
+            services.draining.set()
+            await supervisor.stop(*loops)
+            await supervisor.stop()
+            await services.request_log.flush()
+            await services.close()
+
+
+def refuse_other_methods(app: FastAPI) -> None:
+    """
+    Gives each path a last route for the methods that it hasn't: OPTIONS is answered, all others are refused.
+    """
+    allowed: dict[str, set[str]] = {}
+    for router in ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, Route)
+            allowed.setdefault(route.path, {"OPTIONS"}).update(route.methods or ())
+    for path, methods in allowed.items():
+        if "GET" in methods:
+            methods.add("HEAD")
+        app.router.routes.append(Route(path, OtherMethods(", ".join(sorted(methods))), include_in_schema=False))
+
+
+class OtherMethods:
+    """
+    An ASGI endpoint for all methods; Starlette takes it for one because it is no function.
+    """
+
+    def __init__(self, allow: str) -> None:
+        self._headers = {"Allow": allow}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope)
+        if request.method == "OPTIONS":
+            await Response(headers=self._headers)(scope, receive, send)
+        else:
+            text = f"{request.method} is not allowed here"
+            await Refusal("method_not_allowed", text, headers=self._headers).response()(scope, receive, send)

@@ -1,0 +1,82 @@
+"""
+Connections and transactions. Two kinds, and no third: ``read`` (each statement for itself) and ``write``.
+
+A SQLite transaction that reads first and writes later fails as "locked" at once when another writer came between,
+whatever the timeout; so every write transaction takes the lock when it begins. Within this process writers queue
+here, in order, rather than in SQLite's own retries.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+BUSY_SECONDS = 30
+
+
+class Database:
+    """
+    The pool of connections to one database. All methods run on the event loop.
+    """
+
+    def __init__(self, url: str, pool: int = 10) -> None:
+        self.url = url
+        self.postgresql = url.startswith("postgresql:")
+        if self.postgresql:
+            address = make_url(url).set(drivername="postgresql+psycopg")
+            self.engine = create_async_engine(address, pool_size=pool, max_overflow=10, pool_pre_ping=True)
+        else:
+            address = make_url(url).set(drivername="sqlite+aiosqlite")
+            self.engine = create_async_engine(address, connect_args={"timeout": BUSY_SECONDS}, pool_size=pool)
+            event.listen(self.engine.sync_engine, "connect", _prepare)
+            event.listen(self.engine.sync_engine, "begin", _begin)
+        self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT") if self.postgresql else self.engine
+        self._writer = self.engine.execution_options(takes_the_lock=True)
+        self._queue: AbstractAsyncContextManager[Any] = nullcontext() if self.postgresql else asyncio.Lock()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """
+        A connection on which each statement sees what is committed when it runs.
+        """
+        async with self._reader.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """
+        One transaction, committed when the block ends and rolled back when it raises.
+        """
+        async with self._queue, self._writer.begin() as connection:
+            yield connection
+
+    def insert(self, table: Any) -> postgresql.Insert | sqlite.Insert:
+        """
+        An INSERT that knows ``ON CONFLICT``.
+        """
+        return postgresql.insert(table) if self.postgresql else sqlite.insert(table)
+
+    async def close(self) -> None:
+        """
+        Gives all connections back.
+        """
+        await self.engine.dispose()
+
+
+def _prepare(connection: Any, record: Any) -> None:
+    # The driver would begin transactions by itself, and only at the first write.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    if connection.get_execution_options().get("takes_the_lock"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

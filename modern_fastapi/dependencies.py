@@ -1,0 +1,47 @@
+"""
+What a route may ask for by its type.
+"""
+
+from typing import Annotated
+
+from fastapi import BackgroundTasks, Depends, Request
+
+from .database import Database
+from .effects import effects_of
+from .files import Files
+from .services import Services
+from .settings import Settings
+from .tasks.submissions import Submissions
+
+
+def services_of(request: Request) -> Services:
+    """
+    The application's services.
+    """
+    services: Services = request.app.state.services
+    return services
+
+
+AllServices = Annotated[Services, Depends(services_of)]
+
+
+def _submissions(services: AllServices, request: Request, background: BackgroundTasks) -> Submissions:
+    return Submissions(services, background, effects_of(request.scope))
+
+
+def _database(services: AllServices) -> Database:
+    return services.database
+
+
+def _files(services: AllServices) -> Files:
+    return services.files
+
+
+def _settings(services: AllServices) -> Settings:
+    return services.settings
+
+
+Tasks = Annotated[Submissions, Depends(_submissions)]
+Store = Annotated[Database, Depends(_database)]
+Folder = Annotated[Files, Depends(_files)]
+Chosen = Annotated[Settings, Depends(_settings)]

@@ -1,0 +1,8 @@
+"""
+What runs without being asked.
+
+- ``fence``      who owns a loop; the row that the loop's writes have to pass
+- ``tenure``     one loop from taking its fence to leaving it, and its restart when it dies
+- ``consumer``   claims due rows and runs them
+- ``rescue``     puts back what a dead process left running
+"""

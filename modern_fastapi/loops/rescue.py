@@ -1,0 +1,85 @@
+"""
+The rescue: puts back what a dead process left running.
+
+A process of this machine that is gone is seen at once. For all others the rescue watches heartbeats by its own
+monotonic clock: a row whose heartbeat stands still for the lease is nobody's. No two clocks are compared.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+
+from sqlalchemy import select
+
+from ..schema import Process, Task
+from ..services import Services, start_time
+from ..tasks.rows import RUNNING
+from .fence import Fence, Fenced
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 1.0
+
+Mark = tuple[str, int, int]
+
+
+async def rescue(services: Services, fence: Fence) -> None:
+    """
+    Looks once a second until it is cancelled.
+    """
+    seen: dict[Mark, float] = {}
+    while True:
+        try:
+            seen = await look(services, fence, seen)
+        except Fenced:
+            raise
+        except Exception as error:
+            log.exception("a tick of rescue failed; the loop goes on")
+            await fence.failed(error)
+        await asyncio.sleep(INTERVAL)
+
+
+async def look(services: Services, fence: Fence, seen: dict[Mark, float]) -> dict[Mark, float]:
+    """
+    One tick: puts back what is stale, and returns what to remember for the next, with the time of its first sight.
+    """
+    running = (
+        select(Task.id, Task.attempts, Task.heartbeat, Process.host, Process.pid, Process.start_time, Process.boot_id)
+        .outerjoin(Process, Process.boot_id == Task.owner)
+        .where(RUNNING)
+    )
+    async with services.database.read() as connection:
+        rows = (await connection.execute(running)).all()
+    now = services.clock.monotonic()
+    marks: dict[Mark, float] = {}
+    stale: list[Mark] = []
+    for row in rows:
+        mark = (row.id, row.attempts, row.heartbeat)
+        since = marks[mark] = seen.get(mark, now)
+        gone = row.boot_id is not None and row.host == socket.gethostname() and is_gone(row.pid, row.start_time)
+        if gone or now - since >= services.settings.lease:
+            stale.append(mark)
+    async with fence.write() as connection:
+        again, failed = await services.rows.rescue(connection, stale)
+        await fence.beat(connection, ticked=True)
+    for task_id in again:
+        log.warning("task %s: whoever ran it is gone; it waits again", task_id)
+    for task_id in failed:
+        log.error("task %s: whoever ran it is gone; it has ended", task_id)
+    if again:
+        services.bell.ring()
+    return marks
+
+
+def is_gone(pid: int, started: str) -> bool:
+    """
+    Whether the process that had this pid since ``started`` has ended.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return start_time(pid) != started

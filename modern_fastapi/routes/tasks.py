@@ -1,0 +1,96 @@
+"""
+Tasks: one, many, and the end of one.
+"""
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Row, select
+
+from ..dependencies import AllServices, Store
+from ..errors import Refusal, problems
+from ..fields import UUID, Limit, StatusFilter, TaskName, path_id
+from ..models import Cancelling, TaskPage, TaskState
+from ..requests import Json, StrictRoute
+from ..schema import Task
+from ..tasks.context import Cancelled
+
+router = APIRouter(route_class=StrictRoute, default_response_class=Json)
+
+TaskId = Annotated[str, *path_id("task")]
+
+SHOWN = select(
+    Task.id,
+    Task.name,
+    Task.status,
+    Task.attempts,
+    Task.progress,
+    Task.result,
+    Task.error,
+    Task.created_at,
+    Task.started_at,
+    Task.finished_at,
+)
+
+
+def _state(row: Row[Any]) -> TaskState:
+    values = dict(row._mapping)
+    values["result"] = None if row.result is None else json.loads(row.result)
+    return TaskState(**values)
+
+
+@router.get("/task/{task_id}", responses=problems("not_found"))
+async def show_task(task_id: TaskId, store: Store) -> TaskState:
+    """
+    Where a task stands.
+    """
+    async with store.read() as connection:
+        row = (await connection.execute(SHOWN.where(Task.id == task_id))).first()
+    if row is None:
+        raise Refusal("not_found", "no such task")
+    return _state(row)
+
+
+@router.delete("/task/{task_id}", status_code=202, responses=problems("not_found", "finished"))
+async def cancel_task(task_id: TaskId, services: AllServices) -> Cancelling:
+    """
+    Cancels a waiting task at once, and asks a running one to stop.
+    """
+    async with services.database.write() as connection:
+        known = (await connection.execute(select(Task.id).where(Task.id == task_id))).scalar()
+        status = await services.rows.cancel(connection, task_id)
+    if known is None:
+        raise Refusal("not_found", "no such task")
+    if status is None:
+        raise Refusal("finished", "the task has finished")
+    services.runner.stop(task_id, Cancelled)
+    return Cancelling(id=task_id, status=status)
+
+
+@router.get("/tasks", responses=problems("bad_parameter"))
+async def list_tasks(
+    store: Store,
+    status: Annotated[StatusFilter | None, Query()] = None,
+    name: Annotated[TaskName | None, Query()] = None,
+    limit: Annotated[Limit, Query()] = 100,
+    after: Annotated[str | None, Query()] = None,
+) -> TaskPage:
+    """
+    Tasks, oldest first, a page at a time.
+    """
+    wanted = SHOWN.order_by(Task.seq).limit(limit + 1)
+    if status is not None:
+        wanted = wanted.where(Task.status == status)
+    if name is not None:
+        wanted = wanted.where(Task.name == name)
+    async with store.read() as connection:
+        if after is not None:
+            found = select(Task.seq).where(Task.id == after)
+            seq = (await connection.execute(found)).scalar() if UUID.fullmatch(after) else None
+            if seq is None:
+                raise Refusal("bad_parameter", "after: no such task")
+            wanted = wanted.where(Task.seq > seq)
+        rows = (await connection.execute(wanted)).all()
+    page = [_state(row) for row in rows[:limit]]
+    return TaskPage(tasks=page, next=page[-1].id if len(rows) > limit else None)

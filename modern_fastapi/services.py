@@ -1,0 +1,120 @@
+"""
+What the application is made of besides its routes, put together once from the settings.
+
+Nothing here opens a file or a connection before ``open``, so that making an application has no effects.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sqlalchemy import delete, insert, update
+
+from .bell import Bell
+from .clock import Clock, SystemClock, as_text
+from .database import Database
+from .engines import make_engine
+from .files import Files
+from .migrate import migrate
+from .processes import Processes
+from .request_log import RequestLog
+from .schema import Process
+from .settings import Settings
+from .tasks.kinds import KINDS, Kind
+from .tasks.rows import TaskRows
+from .tasks.runner import Runner
+
+log = logging.getLogger(__name__)
+
+SIDE = "modern"
+
+
+class Services:
+    """
+    One application's stores, pools and workers. Used on one event loop.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock: Clock = clock or SystemClock()
+        self.boot_id = str(uuid.uuid4())
+        self.draining = asyncio.Event()
+        self.kinds: Mapping[str, Kind] = KINDS
+        self.bell = Bell()
+        self.files = Files(settings.data)
+        self.database = Database(settings.database_url)
+        self.threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="tasks")
+        self.processes = Processes(max(1, min(4, (os.cpu_count() or 1))))
+        self.rows = TaskRows(self.database, self.clock, self.boot_id)
+        self.runner = Runner(self)
+        self.engine = make_engine(self)
+        self.request_log = RequestLog(self.files, self.clock)
+
+    @property
+    def owner(self) -> str:
+        """
+        How this process signs the loops that it runs.
+        """
+        return f"{SIDE}:{self.boot_id}"
+
+    async def open(self) -> None:
+        """
+        Folders, schema, and the row that says that this process lives.
+        """
+        self.files.prepare()
+        await migrate(self.database)
+        async with self.database.write() as connection:
+            await connection.execute(
+                insert(Process).values(
+                    boot_id=self.boot_id,
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    start_time=start_time(os.getpid()),
+                    side=SIDE,
+                    beats=0,
+                    started_at=as_text(self.clock.now()),
+                )
+            )
+
+    async def pulse(self) -> None:
+        """
+        Once a second: this process lives, and so do the tasks that it runs.
+        """
+        while True:
+            try:
+                async with self.database.write() as connection:
+                    alive = update(Process).where(Process.boot_id == self.boot_id).values(beats=Process.beats + 1)
+                    await connection.execute(alive)
+                await self.runner.beat()
+            except Exception:
+                log.exception("the heartbeat failed; it goes on")
+            await asyncio.sleep(1.0)
+
+    async def close(self) -> None:
+        """
+        Ends pools and connections, the users of each before it.
+        """
+        await self.engine.close(self.settings.grace)
+        await self.processes.close()
+        await asyncio.to_thread(self.threads.shutdown)
+        async with self.database.write() as connection:
+            await connection.execute(delete(Process).where(Process.boot_id == self.boot_id))
+        await self.database.close()
+        self.files.close()
+
+
+def start_time(pid: int) -> str:
+    """
+    The kernel's start time of a process, in ticks; empty where the system doesn't tell, or there is no such process.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    # The name, in parentheses, may hold anything; the fields after it are numbers.
+    return stat.rpartition(")")[2].split()[19]

@@ -1,0 +1,276 @@
+"""
+The statements on the tasks table. A row is claimed for one process and one attempt, and only these two may end it.
+
+Every method that changes rows takes an open write transaction: whose it is decides the caller, because the writes of a
+loop have to pass its fence.
+"""
+
+import json
+import random
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, bindparam, case, func, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..clock import Clock, as_text, later
+from ..database import Database
+from ..schema import FINAL, Status, Task
+
+# Written out and not bound, so that the planners of both databases see that the partial indexes fit.
+WAITING = text("tasks.status IN ('PENDING', 'RETRY')")
+RUNNING = text("tasks.status = 'RUNNING'")
+
+MAX_RESCUES = 20
+MAX_ERROR = 2000
+BACKOFF_FIRST = 0.2
+BACKOFF_CAP = 30.0
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """
+    Work to be done, before it has a row.
+    """
+
+    name: str
+    params: dict[str, Any]
+    after_id: str | None = None
+    key: str | None = None
+    delay: float = 0.0
+    priority: int = 0
+    max_attempts: int = 3
+    timeout: float | None = None
+    expires_in: float | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """
+    One attempt of one row, held by this process.
+    """
+
+    id: str
+    name: str
+    params: str
+    attempts: int
+    failures: int
+    max_attempts: int
+    timeout: float | None
+
+
+class TaskRows:
+    """
+    The tasks table, as one process sees it: ``boot_id`` owns what it claims.
+    """
+
+    def __init__(self, database: Database, clock: Clock, boot_id: str) -> None:
+        self.database = database
+        self.clock = clock
+        self.boot_id = boot_id
+
+    async def add(self, connection: AsyncConnection, task: NewTask, engine: str) -> str:
+        """
+        Inserts a row and returns its id; with a key that is taken already, the id of the row that has it.
+        """
+        now = self.clock.now()
+        values = {
+            "id": str(uuid.uuid4()),
+            "name": task.name,
+            "params": json.dumps(task.params),
+            "engine": engine,
+            "unique_key": task.key,
+            "after_id": task.after_id,
+            "priority": task.priority,
+            "run_at": later(now, task.delay),
+            "max_attempts": task.max_attempts,
+            "timeout": task.timeout,
+            "created_at": as_text(now),
+            "expires_at": None if task.expires_in is None else later(now, task.expires_in),
+        }
+        insert = self.database.insert(Task).values(**values)
+        if task.key is None:
+            await connection.execute(insert)
+            return str(values["id"])
+        await connection.execute(insert.on_conflict_do_nothing(index_elements=["unique_key"]))
+        return (await connection.execute(select(Task.id).where(Task.unique_key == task.key))).scalar_one()
+
+    def _claimable(self) -> ColumnElement[bool]:
+        before = Task.__table__.alias("before")
+        unfinished = select(1).where(before.c.id == Task.after_id, before.c.status.not_in(FINAL)).exists()
+        return and_(WAITING, Task.cancel_requested == 0, or_(Task.after_id.is_(None), ~unfinished))
+
+    async def claim(self, connection: AsyncConnection, limit: int) -> list[Claim]:
+        """
+        Takes up to ``limit`` due rows of the table engine, the most urgent first.
+        """
+        due = (
+            select(Task.seq)
+            .where(self._claimable(), Task.run_at <= as_text(self.clock.now()), Task.engine == "table")
+            .order_by(Task.priority.desc(), Task.run_at, Task.seq)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return await self._take(connection, list((await connection.execute(due)).scalars()))
+
+    async def claim_one(self, connection: AsyncConnection, task_id: str) -> Claim | None:
+        """
+        Takes one row by its id, whatever its engine, or nothing where it is not due.
+        """
+        due = (
+            select(Task.seq)
+            .where(Task.id == task_id, self._claimable(), Task.run_at <= as_text(self.clock.now()))
+            .with_for_update(skip_locked=True)
+        )
+        claims = await self._take(connection, list((await connection.execute(due)).scalars()))
+        return claims[0] if claims else None
+
+    async def _take(self, connection: AsyncConnection, seqs: Sequence[int]) -> list[Claim]:
+        if not seqs:
+            return []
+        taken = (
+            update(Task)
+            .where(Task.seq.in_(seqs))
+            .values(
+                status=Status.RUNNING,
+                owner=self.boot_id,
+                attempts=Task.attempts + 1,
+                heartbeat=0,
+                started_at=as_text(self.clock.now()),
+            )
+            .returning(
+                Task.seq, Task.id, Task.name, Task.params, Task.attempts, Task.failures, Task.max_attempts, Task.timeout
+            )
+        )
+        rows = {row.seq: row for row in await connection.execute(taken)}
+        return [Claim(*rows[seq][1:]) for seq in seqs]
+
+    async def next_due(self, connection: AsyncConnection) -> str | None:
+        """
+        When the next waiting row of the table engine is due, as text.
+        """
+        soonest = select(func.min(Task.run_at)).where(self._claimable(), Task.engine == "table")
+        return (await connection.execute(soonest)).scalar()
+
+    def _held(self, claim: Claim) -> ColumnElement[bool]:
+        return and_(
+            Task.id == claim.id, Task.owner == self.boot_id, Task.attempts == claim.attempts, RUNNING
+        )
+
+    async def succeed(self, connection: AsyncConnection, claim: Claim, result: Any) -> bool:
+        """
+        Ends an attempt with its result. False: the row is not ours any more.
+        """
+        return await self._end(
+            connection, claim, status=Status.SUCCESS, progress=1.0, result=json.dumps(result), error=None
+        )
+
+    async def fail(self, connection: AsyncConnection, claim: Claim, error: str) -> bool:
+        """
+        Ends an attempt with an error: the row waits for its next attempt, or has failed for good.
+        """
+        failures = claim.failures + 1
+        if failures >= claim.max_attempts:
+            return await self._end(
+                connection, claim, status=Status.FAILURE, failures=failures, error=error[:MAX_ERROR]
+            )
+        pause = random.uniform(0.0, min(BACKOFF_CAP, BACKOFF_FIRST * 2.0 ** min(claim.attempts, 20)))
+        retry = (
+            update(Task)
+            .where(self._held(claim))
+            .values(
+                # Who cancelled while the attempt failed gets what was asked for, not another attempt.
+                status=case((Task.cancel_requested == 1, Status.CANCELLED), else_=Status.RETRY),
+                finished_at=case((Task.cancel_requested == 1, as_text(self.clock.now())), else_=None),
+                failures=failures,
+                error=error[:MAX_ERROR],
+                run_at=later(self.clock.now(), pause),
+                owner=None,
+            )
+        )
+        return (await connection.execute(retry)).rowcount == 1
+
+    async def end_cancelled(self, connection: AsyncConnection, claim: Claim) -> bool:
+        """
+        Ends an attempt that heard that it was cancelled.
+        """
+        return await self._end(connection, claim, status=Status.CANCELLED)
+
+    async def release(self, connection: AsyncConnection, claim: Claim) -> bool:
+        """
+        Gives a row back unfinished, for anybody to claim at once.
+        """
+        back = update(Task).where(self._held(claim)).values(status=Status.PENDING, owner=None)
+        return (await connection.execute(back)).rowcount == 1
+
+    async def _end(self, connection: AsyncConnection, claim: Claim, **values: Any) -> bool:
+        ended = update(Task).where(self._held(claim)).values(finished_at=as_text(self.clock.now()), **values)
+        return (await connection.execute(ended)).rowcount == 1
+
+    async def beat(self, connection: AsyncConnection, progress: dict[str, float]) -> dict[str, bool]:
+        """
+        Renews the rows that this process runs, ``progress`` by their ids.
+
+        Returns, for each row that is still ours, whether it should be cancelled.
+        """
+        done = case(progress, value=Task.id, else_=Task.progress)
+        renewed = (
+            update(Task)
+            .where(Task.owner == self.boot_id, RUNNING, Task.id.in_(list(progress)))
+            .values(heartbeat=Task.heartbeat + 1, progress=done)
+            .returning(Task.id, Task.cancel_requested)
+        )
+        return {row.id: bool(row.cancel_requested) for row in await connection.execute(renewed)}
+
+    async def cancel(self, connection: AsyncConnection, task_id: str) -> str | None:
+        """
+        Cancels a waiting row at once, and asks a running one to stop. Returns the status after that.
+        """
+        waiting = (
+            update(Task)
+            .where(Task.id == task_id, WAITING)
+            .values(status=Status.CANCELLED, cancel_requested=1, finished_at=as_text(self.clock.now()))
+        )
+        if (await connection.execute(waiting)).rowcount:
+            return Status.CANCELLED
+        running = update(Task).where(Task.id == task_id, RUNNING).values(cancel_requested=1)
+        return Status.RUNNING if (await connection.execute(running)).rowcount else None
+
+    async def rescue(
+        self, connection: AsyncConnection, stale: Iterable[tuple[str, int, int]]
+    ) -> tuple[list[str], list[str]]:
+        """
+        Puts rows back whose (id, attempts, heartbeat) did not change for too long.
+
+        Returns the ids that wait again and those that died too often and have failed.
+        """
+        again, failed = [], []
+        rescues = Task.rescues + 1
+        now = as_text(self.clock.now())
+        for task_id, attempts, heartbeat in stale:
+            same = and_(Task.id == task_id, Task.attempts == attempts, Task.heartbeat == heartbeat, RUNNING)
+            put_back = (
+                update(Task)
+                .where(same)
+                .values(
+                    status=case(
+                        (Task.cancel_requested == 1, Status.CANCELLED),
+                        (rescues >= MAX_RESCUES, Status.FAILURE),
+                        else_=Status.PENDING,
+                    ),
+                    error=case(
+                        (and_(rescues >= MAX_RESCUES, Task.cancel_requested == 0), bindparam("died")), else_=Task.error
+                    ),
+                    finished_at=case((or_(rescues >= MAX_RESCUES, Task.cancel_requested == 1), now), else_=None),
+                    rescues=rescues,
+                    owner=None,
+                )
+                .returning(Task.status)
+            )
+            died = {"died": f"the process died {MAX_RESCUES} times"}
+            status = (await connection.execute(put_back, died)).scalar()
+            if status is not None:
+                (again if status == Status.PENDING else failed).append(task_id)
+        return again, failed
