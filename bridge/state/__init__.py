@@ -1,0 +1,31 @@
+"""
+What must outlive the process: stages, audit log, evidence, leases.
+
+- L{schema}: the tables and their version.
+- L{database}: engine, transactions, errors; SQLite by default, PostgreSQL for many hosts.
+- L{stages}: where routes and loops stand, and how they came there.
+- L{leases}: who holds a name, in which epoch.
+- L{evidence}: what was compared.
+- L{store}: all of it, for whoever may wait.
+- L{thread}: the same for an event loop, which may not.
+"""
+
+from bridge.state.evidence import Evidence, Fingerprint, Proposal, Sample
+from bridge.state.leases import Lease
+from bridge.state.stages import Change, Snapshot, Standing
+from bridge.state.store import Store
+from bridge.state.thread import Health, StateThread
+
+__all__ = [
+    "Change",
+    "Evidence",
+    "Fingerprint",
+    "Health",
+    "Lease",
+    "Proposal",
+    "Sample",
+    "Snapshot",
+    "Standing",
+    "StateThread",
+    "Store",
+]

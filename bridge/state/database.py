@@ -1,0 +1,201 @@
+"""
+Owns the way into the state database: its engine, its transactions, its errors.
+
+SQLite is in WAL mode, a writing transaction begins with C{BEGIN IMMEDIATE} (a read
+that turns into a write is "locked" at once, whatever the timeout), and a file that
+was taken away is an error, never silently a new one: each transaction opens it anew.
+PostgreSQL gives up on locks, statements and dead peers after the same patience.
+
+Refuses: to run on an event loop's thread by itself; every call here may block.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from bridge.errors import NewerStateError, StateError, StateUnavailableError
+from bridge.state import schema
+
+_SCHEMA_LOCK = 0x6267_7372  # any number that is always the same
+
+
+@attrs.frozen
+class Database:
+    """
+    An opened state database.
+
+    @ivar shown: Its URL without a password, for messages.
+    """
+
+    engine: sa.Engine
+    shown: str
+
+    @contextmanager
+    def reading(self, doing: str) -> Iterator[sa.Connection]:
+        """
+        One consistent view.  C{doing} completes "can't …" in an error.
+        """
+        with self._explained(doing), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, doing: str) -> Iterator[sa.Connection]:
+        """
+        One transaction that holds the write lock from its beginning.
+        """
+        with (
+            self._explained(doing),
+            self.engine.connect().execution_options(bgserver_writes=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise StateUnavailableError(self.shown, doing, _first_line(error.orig)) from error
+        except SQLAlchemyError as error:
+            raise StateUnavailableError(self.shown, doing, _first_line(error)) from error
+
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """
+        An INSERT that has C{on_conflict_do_…}, which both databases spell alike.
+        """
+        if self.engine.dialect.name == "postgresql":
+            return postgresql.insert(table)
+        return sqlite.insert(table)
+
+    def prepare(self) -> None:
+        """
+        Make the tables where they are missing, and check whose they are.
+
+        @raise NewerStateError: If a later version made them.
+        """
+        with self.writing("be set up") as connection:
+            if connection.dialect.name == "postgresql":
+                # Two processes that start at once would both see no tables.
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+            self._check(connection)
+            schema.metadata.create_all(connection)
+            for name, value in (("schema", schema.SCHEMA), ("changes", 0)):
+                row = self.insert(schema.meta).values(name=name, value=value)
+                connection.execute(row.on_conflict_do_nothing())
+
+    def check(self) -> None:
+        """
+        The same check, without making anything.
+
+        @raise NewerStateError: If a later version made the tables.
+        @raise StateUnavailableError: If they aren't there.
+        """
+        with self.reading("be read") as connection:
+            if not self._check(connection):
+                raise StateUnavailableError(self.shown, "be read", "it has no tables of bgserver")
+
+    def _check(self, connection: sa.Connection) -> bool:
+        if not sa.inspect(connection).has_table(schema.meta.name):
+            return False
+        query = sa.select(schema.meta.c.value).where(schema.meta.c.name == "schema")
+        found = connection.scalar(query)
+        if found is not None and found > schema.SCHEMA:
+            raise NewerStateError(self.shown, found, schema.SCHEMA)
+        return found is not None
+
+
+@attrs.frozen
+class Rows:
+    """
+    What every set of rows stands on.
+    """
+
+    database: Database
+
+
+def connect(text: str, create: bool, patience: float) -> Database:
+    """
+    Make the engine for a URL; nothing is opened before the first transaction.
+
+    @param create: Whether a SQLite file that isn't there may be made.
+    @param patience: Seconds that one transaction waits for others.
+    @raise StateError: If the URL is none, or its driver isn't installed.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise StateError(
+            f"{text!r} is no database URL. Write one like sqlite:///bgserver.db or postgresql://user@host/name."
+        ) from None
+    shown = url.render_as_string(hide_password=True)
+    try:
+        match url.get_backend_name():
+            case "sqlite":
+                engine = _sqlite(url, shown, create, patience)
+            case "postgresql":
+                engine = _postgresql(url, patience)
+            case other:
+                raise StateError(f"State can't live in {other}: use SQLite, or PostgreSQL for many hosts.")
+    except ModuleNotFoundError as error:
+        raise StateError(
+            f"The driver {error.name} for {shown} isn't installed. Run: pip install 'bgserver[postgres]'"
+        ) from None
+    return Database(engine, shown)
+
+
+def _sqlite(url: URL, shown: str, create: bool, patience: float) -> sa.Engine:
+    if not url.database or url.database == ":memory:":
+        raise StateError(f"{shown} would be forgotten at the end: name a file, like sqlite:///bgserver.db.")
+    path = Path(url.database).absolute()
+    if create and not path.exists():
+        try:
+            sqlite3.connect(path, timeout=patience).close()
+            # connect() alone makes no file before something is written.
+            path.touch()
+        except (sqlite3.Error, OSError) as error:
+            raise StateUnavailableError(shown, "be made", str(error)) from error
+
+    def opened() -> sqlite3.Connection:
+        # mode=rw: a file that is gone is an error, not a new and empty state.
+        uri = f"{path.as_uri()}?mode=rw"
+        connection = sqlite3.connect(uri, timeout=patience, uri=True, isolation_level=None)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
+
+    engine = sa.create_engine("sqlite://", creator=opened, poolclass=NullPool)
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("bgserver_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: URL, patience: float) -> sa.Engine:
+    if "+" not in url.drivername:
+        url = url.set(drivername="postgresql+psycopg")
+    limit = int(patience * 1000)
+    arguments: dict[str, Any] = {
+        "connect_timeout": max(2, round(patience)),
+        "tcp_user_timeout": limit,
+        "options": f"-c lock_timeout={limit} -c statement_timeout={limit}",
+        "application_name": "bgserver",
+    }
+    return sa.create_engine(url, connect_args=arguments, pool_size=2, pool_pre_ping=True, pool_timeout=patience)
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -1,0 +1,284 @@
+"""
+Owns the thread that the state database is worked on from a running server: it looks
+for changes, carries writes out, and outlives a database that is slow, locked, full
+or gone.  Traffic goes on at the last known stages.
+
+Refuses: to make the loop wait.  What can't be written now is kept in a bounded
+queue and tried again; what doesn't fit is lost, counted, and said once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import attrs
+
+from bridge.errors import StateError
+from bridge.state.stages import Snapshot
+from bridge.state.store import Store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger("bridge.state")
+
+
+@attrs.frozen
+class Health:
+    """
+    How the state database is doing.
+
+    @ivar problem: What it said last, or None while it works.
+    @ivar lost: Writes that were given up since the start.
+    @ivar waiting: Writes that wait for it.
+    """
+
+    problem: str | None
+    lost: int
+    waiting: int
+
+
+@attrs.define(eq=False)
+class StateThread:
+    """
+    The asynchronous face of one L{Store}.
+
+    @ivar opens: Opens the store, on the thread; tried again until it works.
+    @ivar changed: Called on the loop with each new snapshot.
+    @ivar every: Seconds between two looks for changes.
+    @ivar depth: Offered writes that may wait.
+    """
+
+    opens: Callable[[], Store]
+    changed: Callable[[Snapshot], None]
+    every: float = 0.4
+    depth: int = 1000
+    _loop: asyncio.AbstractEventLoop | None = None
+    _store: Store | None = None
+    _version: int = -1
+    _calls: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = attrs.field(factory=deque)
+    _offers: deque[Callable[[Store], Any]] = attrs.field(factory=deque)
+    _wake: threading.Condition = attrs.field(factory=threading.Condition)
+    _thread: threading.Thread | None = None
+    _look: bool = False
+    _stopping: bool = False
+    _problem: str | None = None
+    _lost: int = 0
+    _said: int = 0
+
+    def start(self, loop: asyncio.AbstractEventLoop, known: int = -1) -> None:
+        """
+        Begin to look for changes past the version C{known}.
+        """
+        self._loop, self._version = loop, known
+        self._thread = threading.Thread(target=self._run, name="bgserver-state", daemon=True)
+        self._thread.start()
+
+    async def call(self, function: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """
+        Run C{function(store, …)} on the thread, before all offered writes.
+
+        @raise StateError: If the database can't; nothing is tried again.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        with self._wake:
+            if self._stopping:
+                raise StateError("The state is closed: the server is stopping.")
+            self._calls.append((lambda store: function(store, *args, **kwargs), future))
+            self._wake.notify()
+        return await future
+
+    def offer(self, function: Callable[Concatenate[Store, P], Any], /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """
+        Have C{function(store, …)} run when the database can, and never wait.  From
+        any thread.
+
+        @return: False if the queue is full, and the write is lost and counted.
+        """
+        with self._wake:
+            if self._stopping or len(self._offers) >= self.depth:
+                self._lost += 1
+                return False
+            self._offers.append(partial(_apply, function, args, kwargs))
+            self._wake.notify()
+        return True
+
+    def health(self) -> Health:
+        """
+        How the database is doing now.  From any thread.
+        """
+        return Health(self._problem, self._lost, len(self._offers))
+
+    def look(self) -> None:
+        """
+        Look for changes now rather than at the next turn.  From any thread.
+        """
+        with self._wake:
+            self._look = True
+            self._wake.notify()
+
+    async def stop(self, patience: float = 2.0) -> bool:
+        """
+        Write what is still offered, and end the thread.
+
+        @param patience: Seconds to wait for it; a locked database may take longer
+            and then loses what was offered.
+        @return: Whether the thread ended.
+        """
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        thread = self._thread
+        if thread is None:
+            return True
+        loop = asyncio.get_running_loop()
+        # Joining blocks, and the pool's threads may be busy: a thread of its own.
+        ended: asyncio.Future[bool] = loop.create_future()
+
+        def wait() -> None:
+            thread.join(patience)
+            _tell(loop, ended, not thread.is_alive(), None)
+
+        threading.Thread(target=wait, name="bgserver-state-stop", daemon=True).start()
+        done = await ended
+        if not done or self._offers:
+            self._lost += len(self._offers)
+            log.warning("The state database didn't take %d writes before the stop.", len(self._offers))
+        return done
+
+    # -- on the thread -------------------------------------------------------------
+
+    def _run(self) -> None:
+        due = 0.0
+        while True:
+            with self._wake:
+                while not (self._calls or self._stopping or self._look or self._may_write()):
+                    left = due - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._wake.wait(left)
+                job = self._calls.popleft() if self._calls else None
+                if self._look:
+                    self._look, due = False, 0.0
+            if job is not None:
+                self._answer(*job)
+                due = 0.0  # what it changed is looked at next
+            elif self._stopping:
+                break
+            elif time.monotonic() >= due:
+                # After trouble one write at a time shows whether it is over.
+                if self._poll() and self._problem is not None:
+                    self._write_one()
+                due = time.monotonic() + self.every
+            else:
+                self._write_one()
+        self._drain()
+        if self._store is not None:
+            self._store.close()
+
+    def _may_write(self) -> bool:
+        return bool(self._offers) and self._problem is None
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self._store = self.opens()
+        return self._store
+
+    def _answer(self, function: Callable[[Store], Any], future: asyncio.Future[Any]) -> None:
+        result, error = None, None
+        try:
+            result = function(self._opened())
+        except BaseException as caught:
+            error = caught
+        assert self._loop is not None
+        _tell(self._loop, future, result, error)
+
+    def _poll(self) -> bool:
+        try:
+            store = self._opened()
+            snapshot = None if store.version() == self._version else store.snapshot()
+        except Exception as error:
+            self._failed(error)
+            return False
+        if not self._offers:
+            # A full disk can be read: while a write waits, only a write ends the trouble.
+            self._recovered()
+        if snapshot is None:
+            return True
+        self._version = snapshot.version
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self.changed, snapshot)
+        except RuntimeError:
+            self._stopping = True  # the loop is closed: nobody is left to tell
+        return True
+
+    def _write_one(self) -> bool:
+        if not self._offers:
+            return True
+        job = self._offers[0]
+        try:
+            job(self._opened())
+        except StateError as error:
+            self._failed(error)
+            return False
+        except Exception:
+            # Not the database's fault: trying it again would fail for ever.
+            log.exception("A write to the state failed and is given up.")
+            self._lost += 1
+        else:
+            self._recovered()
+        self._offers.popleft()
+        return True
+
+    def _drain(self) -> None:
+        while self._calls:
+            _, future = self._calls.popleft()
+            assert self._loop is not None
+            _tell(self._loop, future, None, StateError("The state is closed: the server is stopping."))
+        while self._offers:
+            if not self._write_one():
+                return
+
+    def _failed(self, error: Exception) -> None:
+        if self._problem is None:
+            log.error("%s Traffic goes on at the last known stages; writes wait.", error)
+        self._problem = str(error)
+
+    def _recovered(self) -> None:
+        if self._problem is not None:
+            log.warning(
+                "The state database is back. %d writes were lost, %d waited.",
+                self._lost - self._said,
+                len(self._offers),
+            )
+            self._said = self._lost
+        self._problem = None
+
+
+def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], store: Store) -> Any:
+    return function(store, *args, **kwargs)
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: Any, error: BaseException | None
+) -> None:
+    def settle() -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    # A closed loop raises: nobody waits any more.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(settle)
