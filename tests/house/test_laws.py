@@ -6,6 +6,8 @@ at import.
 from __future__ import annotations
 
 import ast
+import configparser
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -87,11 +89,11 @@ def test_pure_rooms_drag_nothing_in_when_they_are_imported():
 
 def test_rooms_with_io_never_import_each_other():
     """
-    The rooms meet in compose.py; cli/ alone may read the state itself, and testing/ may compose.
+    The rooms meet in compose.py. The shell for uvicorn installs the reactor, cli/ reads the state, testing/ composes.
     """
     free = {"bridge", "bridge.compose"}
     allowed = {
-        "bridge.asgi": {"bridge.compose"},
+        "bridge.asgi": {"bridge.compose", "bridge.loop"},
         "bridge.testing": {"bridge.compose"},
         "bridge.cli": {"bridge.state"},
     }
@@ -254,6 +256,30 @@ def test_the_harness_uses_attrs():
     assert [] == faults
 
 
+def test_every_import_is_a_declared_dependency():
+    """
+    What the code imports is what setup.cfg asks for: a package that comes with another one today may not tomorrow.
+    """
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = setup["options"]["install_requires"].splitlines()
+    for extra, requirements in setup["options.extras_require"].items():
+        if extra != "tests":
+            wanted += requirements.splitlines()
+    declared = {canonical(re.split(r"[\[<>=;~ ]", each, maxsplit=1)[0]) for each in wanted if each}
+    providers = importlib.metadata.packages_distributions()
+    faults = []
+    for module in modules():
+        for each in module.imports():
+            top = each.target.partition(".")[0]
+            if top in sys.stdlib_module_names or top in TREES:
+                continue
+            if not {canonical(name) for name in providers.get(top, [top])} & declared:
+                faults += broken(module, [each], "not in setup.cfg")
+
+    assert [] == faults
+
+
 PROBE = """
 import importlib, json, os, signal, sys, threading, warnings
 warnings.simplefilter("ignore")
@@ -291,7 +317,7 @@ def test_nothing_happens_at_import(tree, tmp_path):
     } == seen
 
 
-@pytest.mark.parametrize("module", ["bridge", "bridge.loop", "bridge.compose", "bridge.web", "twistd_plugin"])
+@pytest.mark.parametrize("module", ["twistd_plugin", *sorted({each.room for each in modules("bridge")})])
 def test_importing_a_room_alone_installs_no_reactor(module):
     """
     The reactor is chosen by install(), once `--loop` is known.
@@ -319,6 +345,10 @@ def test_the_facade_has_no_other_names():
 
     with pytest.raises(AttributeError, match="no attribute 'instal'"):
         bridge.instal
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def runs(module: Module) -> bool:
