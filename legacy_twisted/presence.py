@@ -1,0 +1,95 @@
+"""
+Our row in the table of processes: by it others see at once that we died.
+"""
+
+import os
+import socket
+
+from twisted.application import service
+from twisted.internet import defer, task
+from twisted.logger import Logger
+
+from legacy_twisted.tasks import timestamp
+
+
+def startTime(pid):
+    """
+    When the kernel started a process, in its own ticks, as text; empty when
+    there is no such process.  A pid alone may have been used again.
+    """
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            # The second field is the program's name, and may hold anything but ")".
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return ""
+
+
+def isDead(row):
+    """
+    Whether a process of this host has ended.  What can't be known is taken
+    for alive: its heartbeat tells, only later.
+    """
+    if row["host"] != socket.gethostname() or not row["start_time"]:
+        return False
+    return startTime(row["pid"]) != row["start_time"]
+
+
+class Presence(service.Service):
+    """
+    The child C{presence} of the server's tree.
+    """
+
+    log = Logger()
+    _beating = None
+
+    def __init__(self, jobs):
+        self.jobs = jobs
+
+    def startService(self):
+        service.Service.startService(self)
+        self._arrived = False
+        self._looping = task.LoopingCall(self.tick)
+        self._looping.clock = self.jobs.reactor
+        self._beating = self._looping.start(1.0)
+
+    def tick(self):
+        """
+        Never fails: a LoopingCall would end at the first error.
+        """
+        beating = self.jobs.database.write(self.beat if self._arrived else self.arrive)
+        return beating.addErrback(lambda why: self.log.failure("No presence noted", why))
+
+    def arrive(self, connection):
+        pid = os.getpid()
+        connection.execute(
+            "INSERT INTO processes (boot_id, host, pid, start_time, side, started_at)"
+            " VALUES (:boot, :host, :pid, :start_time, 'legacy', :now) ON CONFLICT DO NOTHING",
+            boot=self.jobs.boot,
+            host=socket.gethostname(),
+            pid=pid,
+            start_time=startTime(pid),
+            now=timestamp(),
+        )
+        self._arrived = True
+
+    def beat(self, connection):
+        connection.execute(
+            "UPDATE processes SET beats = beats + 1 WHERE boot_id = :boot", boot=self.jobs.boot
+        )
+
+    @defer.inlineCallbacks
+    def stopService(self):
+        service.Service.stopService(self)
+        if self._looping.running:
+            self._looping.stop()
+        yield self._beating
+        yield self.jobs.database.write(self.leave)
+
+    def leave(self, connection):
+        # A row that a stuck thread has left behind is found by our death.
+        connection.execute(
+            "DELETE FROM processes WHERE boot_id = :boot AND NOT EXISTS"
+            " (SELECT 1 FROM tasks WHERE owner = :boot AND status = 'RUNNING')",
+            boot=self.jobs.boot,
+        )

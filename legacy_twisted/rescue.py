@@ -1,0 +1,93 @@
+"""
+The loop C{rescue}: gives back what a dead process left running.
+
+Nobody's clock is trusted: a task is stranded when its heartbeat hasn't
+changed for as long as the lease by our own monotonic clock, or at once when
+its process has died on this host.
+"""
+
+from legacy_twisted.loops import PeriodicLoop
+from legacy_twisted.presence import isDead
+from legacy_twisted.tasks import MAX_RESCUES, timestamp
+
+
+class Rescue(PeriodicLoop):
+    """
+    The service C{rescue}.
+    """
+
+    name = "rescue"
+    interval = 1.0
+
+    def __init__(self, jobs):
+        PeriodicLoop.__init__(self, jobs)
+        self._seen = {}
+
+    def work(self):
+        return self.database.write(self.round).addCallback(self._rescued)
+
+    def _rescued(self, count):
+        if count:
+            self.log.warn("{count} stranded tasks were given back", count=count)
+            self.jobs.work()
+
+    def round(self, connection):
+        self.fence.check(connection)
+        running = connection.rows(
+            "SELECT id, owner, attempts, heartbeat, rescues, cancel_requested FROM tasks"
+            " WHERE status = 'RUNNING'"
+        )
+        dead = self.dead(connection)
+        count = sum(
+            self.giveBack(connection, row)
+            for row in self.stranded(running, dead)
+        )
+        self.forget(connection, dead)
+        self.fence.ticked(connection)
+        return count
+
+    def dead(self, connection):
+        rows = connection.rows("SELECT boot_id, host, pid, start_time FROM processes")
+        return {row["boot_id"] for row in rows if isDead(row)}
+
+    def stranded(self, running, dead):
+        now = self.reactor.seconds()
+        seen, self._seen = self._seen, {}
+        for row in running:
+            key = row["id"], row["attempts"], row["heartbeat"]
+            since = self._seen[key] = seen.get(key, now)
+            if row["owner"] in dead or now - since >= self.jobs.settings.lease:
+                yield row
+
+    def giveBack(self, connection, row):
+        rescues = row["rescues"] + 1
+        error = None
+        if row["cancel_requested"]:
+            status = "CANCELLED"
+        elif rescues >= MAX_RESCUES:
+            status, error = "FAILURE", "the process died %d times" % rescues
+        else:
+            status = "PENDING"
+        now = timestamp()
+        return connection.execute(
+            "UPDATE tasks SET status = :status, owner = NULL, rescues = :rescues,"
+            " error = coalesce(:error, error), run_at = :now, finished_at = :finished"
+            " WHERE id = :id AND attempts = :attempts AND heartbeat = :heartbeat"
+            " AND status = 'RUNNING'",
+            status=status,
+            rescues=rescues,
+            error=error,
+            now=now,
+            finished=None if status == "PENDING" else now,
+            id=row["id"],
+            attempts=row["attempts"],
+            heartbeat=row["heartbeat"],
+        )
+
+    def forget(self, connection, dead):
+        for boot in dead:
+            connection.execute(
+                "DELETE FROM processes WHERE boot_id = :boot AND NOT EXISTS"
+                " (SELECT 1 FROM tasks WHERE owner = :boot AND status = 'RUNNING')",
+                boot=boot,
+            )
