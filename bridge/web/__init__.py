@@ -1,0 +1,14 @@
+"""
+A Twisted Site on uvicorn's transport or behind ASGI, and everything that listens.
+
+- L{channel}: a Site's C{HTTPChannel} in which only parsing and writing are replaced.
+- L{site_protocol}: its home straight on uvicorn's transport; the hot road.
+- L{resource_app}: its home behind ASGI; L{websocket_app} the same for websockets.
+- L{transport}, L{facade}: asyncio's transports with Twisted's face, and the reverse.
+- L{front}: how a connection finds its Site and who decides.
+- L{load}: what C{--legacy} and C{--modern} name.
+- L{adopt}: the Sites that the user's code listens with.
+- L{listen}: the listeners; binding, serving, draining.
+- L{lifespan}: one ASGI application's start-up and shutdown.
+- L{quicken}: two costs of twisted.web that need paying only once.
+"""

@@ -1,0 +1,270 @@
+"""
+Owns what a Twisted Site sees of a connection: an C{HTTPChannel} in which only the
+parsing and the writing are replaced.
+
+Requests come in already parsed (L{Channel.begin}, L{Channel.body},
+L{Channel.complete}); answers go out as Twisted frames them.  What lies between, the
+C{Request} of the Site's own factory, producers and their back-pressure, cookies,
+persistence, 100-continue, is Twisted's own code, inherited.
+
+Two homes use it: L{bridge.web.site_protocol} on uvicorn's transport, and
+L{bridge.web.resource_app} behind ASGI.
+
+Refuses: to parse bytes, to keep time, and to queue requests; its home does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context, copy_context
+from typing import Any, Protocol
+
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import InvalidHeaderName, _nameEncoder
+from twisted.web.iweb import INonQueuedRequestFactory
+
+from bridge.parity.observe import Ending, Recorder
+
+RawHeaders = list[tuple[bytes, bytes]]
+# Above this, joining costs more than a second write.
+_JOIN = 16384
+
+
+class Home(Protocol):
+    """
+    Who parses for a channel.
+    """
+
+    def answered(self, persistent: bool) -> None:
+        """
+        The current request is done. C{persistent} says whether Twisted would take
+        another one on this connection.
+        """
+
+
+class Channel(HTTPChannel):
+    """
+    One connection's requests, for one Site.
+
+    @ivar recorder: Watches the answers while it isn't None.
+    @ivar clock: Tells a recorder the time.
+    """
+
+    transport: Any
+    _path: Any
+    requestFactory: Any
+    callLater: Any
+    _head: bytes | None = None
+    _rendering = False
+    _context: Context | None = None
+    recorder: Recorder | None = None
+    # The transport's TCP_NODELAY is the server's business, and timeouts its home's.
+    _savedTimeOut = None
+
+    def __init__(self, site: Any, transport: Any, home: Home, log: bool = True) -> None:
+        HTTPChannel.__init__(self)  # type: ignore[no-untyped-call]
+        self.site = site
+        # Twisted's Request writes the access log through this attribute.
+        self.factory = site if log else None
+        self.requestFactory = site.requestFactory
+        self._queued = not INonQueuedRequestFactory.providedBy(site.requestFactory)
+        self.timeOut = site.timeOut
+        self.callLater = site.reactor.callLater
+        self.clock: Callable[[], float] = site.reactor.seconds
+        self.transport = transport
+        self._networkProducer = transport
+        self.home = home
+
+    # in
+
+    def begin(
+        self,
+        method: bytes,
+        uri: bytes,
+        version: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+    ) -> bool:
+        """
+        A request's head is complete.
+
+        @return: False if it was refused, which closes the connection as Twisted does.
+        """
+        if self._queued:
+            request = self.requestFactory(self, len(self.requests))
+        else:
+            request = self.requestFactory(self)
+        self.requests.append(request)
+        self._command, self._path, self._version = method, uri, version
+        # Filling the dict directly saves a call and a look-up for each header.
+        raw: dict[bytes, list[bytes]] = request.requestHeaders._rawHeaders
+        encode = _nameEncoder.encode
+        size = len(method) + len(uri) + len(version) + 2
+        count = 0
+        length: int | None = 0
+        framed = False
+        for name, value in headers:
+            try:
+                name = encode(name)
+            except InvalidHeaderName:
+                return self._refuse()
+            count += 1
+            size += len(name) + len(value) + 2
+            if name == b"Content-Length":
+                if framed or not value.isdigit():
+                    return self._refuse()
+                framed, length = True, int(value)
+            elif name == b"Transfer-Encoding":
+                coding = value.lower()
+                if coding == b"chunked" and not framed:
+                    framed, length = True, None
+                elif coding != b"identity":
+                    return self._refuse()
+            if name in raw:
+                raw[name].append(value)
+            else:
+                raw[name] = [value]
+        if count > self.maxHeaders or size > self.totalHeadersSize:
+            return self._refuse()
+        self.length = length
+        self.allHeadersReceived()  # type: ignore[no-untyped-call]
+        return True
+
+    def _refuse(self) -> bool:
+        self._respondToBadRequestAndDisconnect()
+        return False
+
+    def body(self, data: bytes) -> None:
+        """
+        Some of the request's body, without its transfer coding.
+        """
+        self.requests[-1].handleContentChunk(data)
+
+    def complete(self) -> None:
+        """
+        The request is complete: let the Site answer it, in a context of its own.
+        """
+        self.length = 0
+        self._handlingRequest = True
+        # Each request has its own contextvars, whatever the connection's were.
+        self._context = copy_context()
+        self._rendering = True
+        try:
+            self._context.run(
+                self.requests[-1].requestReceived, self._command, self._path, self._version
+            )
+        finally:
+            self._rendering = False
+            if self._head is not None:
+                self._flush()
+
+    # out
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        recorder = self.recorder
+        if recorder is not None:
+            flat = [(n, v) for n, values in headers.getAllRawHeaders() for v in values]
+            recorder.started(int(code), flat, self.clock())
+        parts = [version, b" ", code, b" ", reason, b"\r\n"]
+        for name, values in headers._rawHeaders.items():
+            for value in values:
+                parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n")
+        # The first piece of the body nearly always follows at once.
+        self._head = b"".join(parts)
+        if not self._rendering:
+            self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """
+        See that headers without a body don't wait for one. Homes with a loop defer it.
+        """
+        self._flush()
+
+    def _flush(self) -> None:
+        head, self._head = self._head, None
+        if head is not None:
+            self.transport.write(head)
+
+    def write(self, data: bytes) -> None:
+        if self.recorder is not None and not self.requests[0].chunked:
+            self.recorder.wrote(data)
+        self._put(data)
+
+    def writeSequence(self, iovec: Sequence[bytes]) -> None:
+        if self.recorder is not None:
+            # Twisted's chunks are length, line end, data, line end.
+            chunked = self.requests[0].chunked and len(iovec) == 4
+            self.recorder.wrote(iovec[2] if chunked else b"".join(iovec))
+        self._put(b"".join(iovec))
+
+    def _put(self, data: bytes) -> None:
+        head = self._head
+        if head is not None:
+            self._head = None
+            if len(data) > _JOIN:
+                self.transport.write(head)
+            else:
+                data = head + data
+        self.transport.write(data)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self._flush()
+        HTTPChannel._respondToBadRequestAndDisconnect(self)  # type: ignore[no-untyped-call]
+
+    # endings
+
+    def requestDone(self, request: Any) -> None:
+        if request != self.requests[0]:
+            raise TypeError
+        del self.requests[0]
+        self._handlingRequest = False
+        self._flush()
+        self._record(Ending.COMPLETE)
+        self.home.answered(bool(self.persistent))
+
+    def loseConnection(self) -> Any:
+        self._flush()
+        self._networkProducer.unregisterProducer()
+        return self.transport.loseConnection()
+
+    def lost(self, reason: Failure) -> None:
+        """
+        The connection is gone: producers stop, and every request hears of it, in the
+        context that it was answered in.
+        """
+        context = copy_context() if self._context is None else self._context
+        context.run(self._lost, reason)
+
+    def _lost(self, reason: Failure) -> None:
+        if self._requestProducer is not None:
+            self._requestProducer.stopProducing()
+        # Whoever took the connection over has put its own method here.
+        self.connectionLost(reason)
+        self._record(Ending.LEFT)
+
+    def _record(self, how: Ending) -> None:
+        recorder, self.recorder = self.recorder, None
+        if recorder is not None:
+            recorder.closed(how, self.clock())
+
+    def setTimeout(self, period: float | None) -> float | None:
+        """
+        Applications turn the idle timeout off, or change it; the home keeps time.
+        """
+        before: float | None = self.timeOut
+        self.timeOut = period  # type: ignore[assignment]
+        return before
+
+    def resetTimeout(self) -> None:
+        """
+        The home knows when something arrives.
+        """
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        for request in self.requests:
+            request.connectionLost(reason)
+        self.requests = []
+        if self._abortingCall is not None:
+            self._abortingCall.cancel()
+            self._abortingCall = None

@@ -1,0 +1,402 @@
+"""
+Owns a Twisted Site behind ASGI: the same L{Channel}, with a connection that is made
+of C{receive} and C{send}.
+
+It is for shadows of legacy, for other servers, and for uvicorn releases that the hot
+road doesn't know.  The Request is the Site's own, with C{prepath} and C{postpath}
+from C{raw_path}; bodies are spooled by the Site's C{getContentFile}; producers are
+paused while C{send} waits; C{notifyFinish} fires at C{http.disconnect}.
+
+Refuses: to write the access log for a shadow, and to hop threads: it runs on the
+reactor's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITCPTransport
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer  # type: ignore[import-untyped]
+
+from bridge.web.channel import Channel, RawHeaders
+from bridge.web.transport import address_of
+from bridge.web.websocket_app import answer_websocket
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+# As much as asyncio's own transports hold before they pause who writes.
+HIGH_WATER = 65536
+# Under this name a server says which headers it adds to every answer by itself.
+ADDED_HEADERS = "bgserver.headers"
+SHADOW = "bgserver.shadow"
+
+
+@implementer(ITCPTransport, IPushProducer)
+class VirtualTransport:
+    """
+    A connection that goes no further than an ASGI server.
+
+    What Twisted writes waits here until C{send} took it; past L{HIGH_WATER} the
+    channel's producer is paused.
+    """
+
+    protocol = None
+
+    def __init__(self, peer: Any, host: Any) -> None:
+        self._peer = peer
+        self._host = host
+        self.producer: Any = None
+        self._streaming = True
+        self.disconnecting = False
+        self.disconnected = False
+        self.connected = True
+        self._paused = False
+        self.queued = 0
+        self.messages: deque[Message] = deque()
+        self.stirred = asyncio.Event()
+
+    # the application's side
+
+    def write(self, data: bytes) -> None:
+        if not data or self.disconnected:
+            return
+        self.messages.append({"type": "http.response.body", "body": data, "more_body": True})
+        self.queued += len(data)
+        self.stirred.set()
+        if self.queued > HIGH_WATER and not self._paused:
+            self._paused = True
+            if self.producer is not None and self._streaming:
+                self.producer.pauseProducing()
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        self.write(b"".join(iovec))
+
+    def loseConnection(self, reason: object = None) -> None:
+        self.disconnecting = True
+        self.stirred.set()
+
+    def abortConnection(self) -> None:
+        self.messages.clear()
+        self.loseConnection()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+        self._streaming = streaming
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def pauseProducing(self) -> None:
+        """
+        ASGI servers read at the pace at which C{receive} is awaited.
+        """
+
+    def resumeProducing(self) -> None: ...
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def getPeer(self) -> Any:
+        return self._peer
+
+    def getHost(self) -> Any:
+        return self._host
+
+    def loseWriteConnection(self) -> None: ...
+
+    def setTcpNoDelay(self, enabled: bool) -> None: ...
+
+    def getTcpNoDelay(self) -> bool:
+        return True
+
+    def setTcpKeepAlive(self, enabled: bool) -> None: ...
+
+    def getTcpKeepAlive(self) -> bool:
+        return False
+
+    # the server's side
+
+    def taken(self, size: int) -> None:
+        """
+        The server took so many bytes.
+        """
+        self.queued -= size
+        if self._paused and self.queued <= HIGH_WATER // 4:
+            self._paused = False
+            if self.producer is not None:
+                self.producer.resumeProducing()
+
+
+@implementer(ISSLTransport)
+class SecureVirtualTransport(VirtualTransport):
+    """
+    The same where the ASGI server speaks TLS.
+    """
+
+    def getPeerCertificate(self) -> None:
+        return None
+
+
+class VirtualChannel(Channel):
+    """
+    A channel whose answer becomes ASGI messages.
+    """
+
+    transport: VirtualTransport
+    finished = False
+    started = False
+    without: frozenset[bytes] = frozenset()
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        request = self.requests[0]
+        if request.chunked:
+            # The ASGI server frames the body itself.
+            request.chunked = 0
+            headers.removeHeader(b"Transfer-Encoding")
+        flat: RawHeaders = [
+            (name, value)
+            for name, values in headers.getAllRawHeaders()
+            if name not in self.without
+            for value in values
+        ]
+        if self.recorder is not None:
+            self.recorder.started(int(code), flat, self.clock())
+        self.started = True
+        self.transport.messages.append(
+            {"type": "http.response.start", "status": int(code), "headers": flat}
+        )
+        self.transport.stirred.set()
+
+    def _put(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        transport = self.transport
+        if not self.started:
+            self.started = True
+            transport.messages.append(
+                {
+                    "type": "http.response.start",
+                    "status": 400,
+                    "headers": [(b"Content-Length", b"0"), (b"Connection", b"close")],
+                }
+            )
+        self.finished = True
+        transport.loseConnection()
+
+    def _send100Continue(self) -> None:
+        """
+        The server says it, when the body is asked for.
+        """
+
+
+class _RootedSite:
+    """
+    A Site below a C{root_path}: those segments are in C{prepath} from the beginning.
+    """
+
+    def __init__(self, site: Any, segments: list[bytes]) -> None:
+        self._site = site
+        self._segments = segments
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._site, name)
+
+    def getResourceFor(self, request: Any) -> Any:
+        count = len(self._segments)
+        if request.postpath[:count] == self._segments:
+            request.prepath = request.postpath[:count]
+            request.postpath = request.postpath[count:]
+        return self._site.getResourceFor(request)
+
+
+class ResourceApp:
+    """
+    An ASGI application that is a Twisted Site.
+
+    @ivar site: The Site; its C{requestFactory}, sessions and log are used as they are.
+    @ivar reactor: An C{IReactorTime}, on whose loop this must be called.
+    """
+
+    _log = Logger()
+
+    def __init__(self, site: Any, reactor: Any) -> None:
+        self.site = site
+        self.reactor = reactor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await answer_websocket(self, scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        # The Site's factory is started by who listens, not here.
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+
+    def channel_for(self, scope: Scope, home: Any) -> VirtualChannel:
+        """
+        A channel for one request of that scope; nothing has begun yet.
+        """
+        extensions = scope.get("extensions") or {}
+        secure = scope.get("scheme") in ("https", "wss")
+        made = SecureVirtualTransport if secure else VirtualTransport
+        transport = made(address_of(scope.get("client")), address_of(scope.get("server")))
+        site = self.site
+        root = scope.get("root_path") or ""
+        if root.strip("/"):
+            segments = [unquote_to_bytes(part) for part in root.strip("/").split("/")]
+            site = _RootedSite(site, segments)
+        channel = VirtualChannel(site, transport, home, log=SHADOW not in extensions)
+        channel.without = extensions.get(ADDED_HEADERS, frozenset())
+        transport.registerProducer(channel, True)
+        return channel
+
+    def head_of(self, scope: Scope) -> tuple[bytes, bytes, bytes, RawHeaders]:
+        """
+        What the first line and the headers were, as far as ASGI kept them.
+        """
+        raw = scope.get("raw_path") or quote(scope["path"], safe="/%").encode("ascii")
+        query = scope.get("query_string") or b""
+        uri = raw + b"?" + query if query else raw
+        version = b"HTTP/1.0" if scope.get("http_version") == "1.0" else b"HTTP/1.1"
+        method = scope.get("method", "GET").encode("ascii")
+        return method, uri, version, list(scope["headers"])
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _Exchange(receive, send)
+        channel = exchange.channel = self.channel_for(scope, exchange)
+        if not channel.begin(*self.head_of(scope)):
+            await exchange.pump()
+            return
+        if await exchange.upload():
+            channel.complete()
+            await exchange.answer()
+
+
+class _Exchange:
+    """
+    One request's way through C{receive} and C{send}; the channel's home.
+    """
+
+    channel: VirtualChannel
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._ended = False
+
+    def answered(self, persistent: bool) -> None:
+        """
+        The Site finished its answer.
+        """
+        self.channel.finished = True
+        self.channel.transport.stirred.set()
+
+    async def upload(self) -> bool:
+        """
+        Give the body to the Site as it comes.
+
+        @return: False if the client went away before it was complete.
+        """
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._lose()
+                return False
+            body = message.get("body", b"")
+            if body:
+                self.channel.body(body)
+            if not message.get("more_body", False):
+                return True
+
+    async def answer(self) -> None:
+        """
+        Send what the Site writes until it is done or the client has gone.
+        """
+        channel = self.channel
+        if channel.finished:
+            await self.pump()
+            return
+        watch = asyncio.ensure_future(self._watch())
+        try:
+            while not self._ended and not channel.transport.disconnected:
+                await channel.transport.stirred.wait()
+                channel.transport.stirred.clear()
+                await self.pump()
+        except BaseException:
+            self._lose()
+            raise
+        finally:
+            watch.cancel()
+            # Its end must not be lost, nor may it outlive the request.
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                if not self._ended:
+                    self._lose()
+                return
+
+    async def pump(self) -> None:
+        """
+        Send what waits.
+        """
+        channel = self.channel
+        transport = channel.transport
+        messages = transport.messages
+        while messages and not transport.disconnected:
+            message = messages.popleft()
+            last = channel.finished and not messages
+            if message["type"] == "http.response.body":
+                if last:
+                    message["more_body"] = False
+                    self._ended = True
+                await self._send(message)
+                transport.taken(len(message["body"]))
+            else:
+                await self._send(message)
+        if transport.disconnected or self._ended:
+            return
+        if channel.finished:
+            self._ended = True
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif transport.disconnecting:
+            self._cut()
+
+    def _cut(self) -> None:
+        """
+        The application closed the connection in the middle of its answer; ASGI knows
+        no better word for that than an error.
+        """
+        self._lose()
+        raise ConnectionAbortedError("The application closed the connection in its answer")
+
+    def _lose(self) -> None:
+        channel = self.channel
+        transport = channel.transport
+        if transport.disconnected:
+            return
+        transport.disconnected = True
+        transport.connected = False
+        transport.messages.clear()
+        transport.stirred.set()
+        channel.lost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]

@@ -1,0 +1,218 @@
+"""
+Owns the Twisted face of an asyncio transport: what C{request.transport} and
+C{channel.transport} are when the server under the Site is uvicorn's.
+
+Back-pressure is asyncio's own; this only passes it on: C{pause_writing} reaches the
+registered producer, C{pauseProducing} the transport's reading.
+
+Refuses: to parse, and to buffer anything itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import (
+    IProtocol,
+    IPushProducer,
+    ISSLTransport,
+    ITCPTransport,
+    ITLSTransport,
+)
+from zope.interface import implementer  # type: ignore[import-untyped]
+
+
+def address_of(name: Any) -> Any:
+    """
+    The Twisted address of what C{getsockname}, C{getpeername} or an ASGI scope says.
+
+    A nameless UNIX socket gives C{None} or an empty string.
+    """
+    if isinstance(name, list | tuple) and len(name) >= 2:
+        host, port = name[0], name[1]
+        if port is None:
+            return UNIXAddress(host or None)
+        if ":" in host:
+            return IPv6Address("TCP", host, port, *name[2:4])
+        return IPv4Address("TCP", host, port)
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "surrogateescape")
+    return UNIXAddress(name or None)
+
+
+@implementer(ITCPTransport, IPushProducer)
+class LoopTransport:
+    """
+    An asyncio transport, as a Twisted application knows transports.
+
+    Everything here runs on the loop's thread.
+
+    @ivar protocol: Who gets what arrives. None while HTTP is spoken; an application
+        that takes the connection over (an upgrade) puts its own protocol here.
+    @ivar producer: Who is told when the peer reads too slowly: the channel, until an
+        application that took over registers another one.
+    """
+
+    protocol: IProtocol | None = None
+    disconnecting = False
+    disconnected = False
+    connected = True
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._reading = True
+        self.producer: Any = None
+        self._streaming = True
+
+    # writing
+
+    def write(self, data: bytes) -> None:
+        if not (self.disconnected or self.disconnecting):
+            self._transport.write(data)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        if not (self.disconnected or self.disconnecting):
+            self._transport.write(b"".join(iovec))
+
+    def loseConnection(self, reason: object = None) -> None:
+        self.disconnecting = True
+        # A paused transport would never learn that its peer has gone.
+        self.resumeProducing()
+        self._transport.close()
+
+    def loseWriteConnection(self) -> None:
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def abortConnection(self) -> None:
+        self.disconnecting = True
+        self._transport.abort()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        if self.disconnected:
+            producer.stopProducing()
+            return
+        self.producer = producer
+        self._streaming = streaming
+        if not streaming:
+            producer.resumeProducing()
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    # reading
+
+    def pauseProducing(self) -> None:
+        if self._reading and not self._transport.is_closing():
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resumeProducing(self) -> None:
+        if not self._reading:
+            self._reading = True
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    # facts
+
+    def getPeer(self) -> Any:
+        return address_of(self._named("getpeername", "peername"))
+
+    def getHost(self) -> Any:
+        return address_of(self._named("getsockname", "sockname"))
+
+    def _named(self, method: str, key: str) -> Any:
+        # uvloop tells no peername of UNIX sockets, but the socket does.
+        found = self._transport.get_extra_info("socket")
+        if found is not None:
+            try:
+                return getattr(found, method)()
+            except OSError:
+                return self._transport.get_extra_info(key)
+        return self._transport.get_extra_info(key)
+
+    def getHandle(self) -> Any:
+        """
+        The socket, for those who tune it.
+        """
+        return self._transport.get_extra_info("socket")
+
+    def fileno(self) -> int:
+        found = self.getHandle()
+        return -1 if found is None else int(found.fileno())
+
+    def getTcpNoDelay(self) -> bool:
+        return bool(self.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        return bool(self.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
+    # what the owner of the asyncio transport reports
+
+    def paused(self) -> None:
+        """
+        The peer reads too slowly.
+        """
+        if self.producer is not None and self._streaming:
+            self.producer.pauseProducing()
+
+    def resumed(self) -> None:
+        """
+        The peer caught up.
+        """
+        if self.producer is not None:
+            self.producer.resumeProducing()
+
+    def lost(self) -> None:
+        """
+        The connection is gone, so nobody should produce for it any more.
+        """
+        self.disconnected = True
+        self.connected = False
+        producer, self.producer = self.producer, None
+        if producer is not None:
+            producer.stopProducing()
+
+
+@implementer(ISSLTransport, ITLSTransport)
+class SecureLoopTransport(LoopTransport):
+    """
+    The same over TLS, so that C{request.isSecure()} says so.
+    """
+
+    def getPeerCertificate(self) -> Any:
+        """
+        The peer's certificate, as C{ssl} gives it: a dict, or None.
+        """
+        return self._transport.get_extra_info("peercert")
+
+    @property
+    def negotiatedProtocol(self) -> bytes | None:
+        found = self._transport.get_extra_info("ssl_object")
+        chosen = None if found is None else found.selected_alpn_protocol()
+        return None if chosen is None else chosen.encode("ascii")
+
+    def startTLS(self, context: object, normal: object = None) -> None:
+        raise RuntimeError("This connection speaks TLS already.")
+
+
+def loop_transport(transport: asyncio.Transport) -> LoopTransport:
+    """
+    The right face for a transport, with or without TLS.
+    """
+    if transport.get_extra_info("sslcontext") is not None:
+        return SecureLoopTransport(transport)
+    return LoopTransport(transport)
