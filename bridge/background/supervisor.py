@@ -73,7 +73,7 @@ class Leases(Protocol):
         Say that the holder lives; L{None} if it isn't the holder any more.
         """
 
-    def release(self, lease: Any) -> Awaitable[None]:
+    def release(self, lease: Any) -> Awaitable[object]:
         """
         Give it back; the epoch stays.
         """

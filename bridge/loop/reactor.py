@@ -44,6 +44,16 @@ _timed_call_failure = _log.failureHandler("while handling timed call")
 _thread_call_failure = _log.failureHandler("while calling from thread")
 
 _NEVER = float("inf")
+_EPOCH = time.time() - time.monotonic()
+
+
+def _seconds() -> float:
+    """
+    The wall clock as it was at the start, gone on monotonically: twisted.web dates its access
+    log by C{reactor.seconds()}, and so do applications, but timers must not stall when
+    somebody sets the clock back.
+    """
+    return _EPOCH + time.monotonic()
 
 
 class TimedCall(DelayedCall):
@@ -82,7 +92,7 @@ class BridgeReactor(AsyncioSelectorReactor):
     @ivar exit_status: What the process should exit with; see L{fail}.
     """
 
-    seconds = staticmethod(time.monotonic)
+    seconds = staticmethod(_seconds)
 
     def __init__(
         self,
@@ -264,7 +274,7 @@ class BridgeReactor(AsyncioSelectorReactor):
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kw: object) -> DelayedCall:
         assert delay >= 0, f"{delay} is not greater than or equal to 0 seconds"
-        due = time.monotonic() + delay
+        due = _seconds() + delay
         call = TimedCall(due, callable, args, kw, self._cancelCallLater, self._moveCallLaterSooner, self.seconds)
         call.context = timer_context(delay)
         self._newTimedCalls.append(call)

@@ -11,7 +11,9 @@ from typing import Any
 import attrs
 import pytest
 
-from bridge.background import LoopStage, LoopSupervisor, ModernRunner, Step
+from bridge.background.ownership import LoopStage, Step
+from bridge.background.runners import ModernRunner
+from bridge.background.supervisor import LoopSupervisor
 from bridge.errors import StateUnavailableError
 from bridge.routing.stage import Side
 
