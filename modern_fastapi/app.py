@@ -2,7 +2,6 @@
 Puts one application together: ``uvicorn modern_fastapi.app:create_app --factory`` runs it.
 """
 
-import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -131,5 +130,6 @@ class OtherMethods:
         if request.method == "OPTIONS":
             await Response(headers=self._headers)(scope, receive, send)
         else:
-            text = f"{request.method} is not allowed here"
+            method = "HEAD" if scope.get("jobs.head") else request.method
+            text = f"{method} is not allowed here"
             await Refusal("method_not_allowed", text, headers=self._headers).response()(scope, receive, send)

@@ -47,6 +47,9 @@ STATUSES: Mapping[Code, int] = {
 }
 
 
+BODY_CODES: tuple[Code, ...] = ("bad_json", "bad_field", "too_large", "bad_media_type")
+
+
 class Problem(BaseModel):
     """
     The body of every error.
@@ -75,13 +78,15 @@ class Refusal(HTTPException):
         return JSONResponse(body, self.status_code, headers=self.headers)
 
 
-def problems(*codes: Code) -> dict[int | str, dict[str, Any]]:
+def problems(*codes: Code, body: bool = False) -> dict[int | str, dict[str, Any]]:
     """
-    The ``responses`` of a route that may refuse with these codes; any route may answer 500 and 503.
+    The ``responses`` of a route that may refuse with these codes, or with those of a JSON ``body``; any route may
+    answer 500 and 503.
     """
     found: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({STATUSES[code] for code in (*codes, "internal", "draining")}):
-        named = [code for code in (*codes, "internal", "draining") if STATUSES[code] == status]
+    possible: tuple[Code, ...] = (*(BODY_CODES if body else ()), *codes, "internal", "draining")
+    for status in sorted({STATUSES[code] for code in possible}):
+        named = [code for code in possible if STATUSES[code] == status]
         found[status] = {"model": Problem, "description": f"{HTTPStatus(status).phrase}: {', '.join(named)}"}
     found["default"] = {"model": Problem, "description": "Any other error"}
     return found

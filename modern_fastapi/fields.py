@@ -40,10 +40,10 @@ def text(limit: int, *, one_line: bool = False) -> Any:
     def check(value: object) -> str:
         if not isinstance(value, str):
             raise wrong("must be a string")
-        if controls.search(value):
-            raise wrong("must not contain control characters")
         if not 1 <= len(value) <= limit:
             raise wrong(f"must have 1 to {limit} characters")
+        if controls.search(value):
+            raise wrong("must not contain control characters")
         return value
 
     return BeforeValidator(check), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": limit})
@@ -153,10 +153,10 @@ def _path_text(value: str) -> str:
     plain = decoded(value)
     if NOT_UTF8.search(plain):
         raise wrong("must be UTF-8")
-    if ONE_LINE_CONTROLS.search(plain):
-        raise wrong("must not contain control characters")
     if len(plain) > 200:
         raise wrong("must have 1 to 200 characters")
+    if ONE_LINE_CONTROLS.search(plain):
+        raise wrong("must not contain control characters")
     return plain
 
 
@@ -171,7 +171,7 @@ Line = Annotated[str, *text(200, one_line=True)]
 Body = Annotated[str, *text(100_000)]
 PersonName = Annotated[str, *text(100, one_line=True)]
 Bound = Annotated[int, *integer(0, 10_000_000)]
-Failures = Annotated[int, *integer(0, 1000)]
+Failures = Annotated[int, *integer(0, 100)]
 Message = Annotated[str, *query_text(1000)]
 ItemName = Annotated[str, *query_text(200, one_line=True)]
 TaskName = ItemName

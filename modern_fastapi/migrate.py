@@ -15,6 +15,7 @@ from .database import Database
 from .settings import RefusedToStart
 
 SEPARATOR = "\n--;\n"
+SQLITE_LISTS = "SELECT name FROM sqlite_master WHERE name = 'schema_version'"
 ADVISORY_LOCK = 7236834520
 
 
@@ -51,7 +52,7 @@ def migrations(dialect: str) -> dict[int, Traversable]:
 
 
 async def _version(connection: AsyncConnection, postgresql: bool) -> int:
-    known = "to_regclass('schema_version')" if postgresql else "(SELECT 1 FROM sqlite_master WHERE name='schema_version')"
-    if (await connection.execute(text(f"SELECT {known}"))).scalar() is None:
+    listed = "SELECT to_regclass('schema_version')" if postgresql else SQLITE_LISTS
+    if (await connection.execute(text(listed))).scalar() is None:
         return 0
     return (await connection.execute(text("SELECT max(version) FROM schema_version"))).scalar() or 0

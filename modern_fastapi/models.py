@@ -218,5 +218,3 @@ class DailyReport(BaseModel):
     day: str
     tasks: dict[str, int]
     users: int
-
-

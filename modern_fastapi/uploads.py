@@ -4,23 +4,29 @@ Takes an upload straight to the disk: a piece of the body in memory, never the f
 
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser
 
 from .errors import Refusal
 from .files import Files
 from .requests import bounded, refuse_media_type
 
-FIELD = "file"
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+FIELD = b"file"
 NAME_LIMIT = 200
 BUFFER = 1024 * 1024
 HEADER_LIMIT = 16 * 1024
+# As browsers write it: in quotes only a quote is escaped, and a backslash is one.
+OPTION = re.compile(rb';\s*([^\s=;"]+)\s*=\s*(?:"((?:\\"|[^"])*)"|([^;"]*))')
 
 
 @dataclass
@@ -42,6 +48,17 @@ def plain_name(name: str) -> str:
     return "".join(character for character in last if character.isprintable() or character == " ")[:NAME_LIMIT]
 
 
+def parse_options(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """
+    A header such as ``form-data; name="file"``: its first word in lower case, and the options by their lower-case name.
+    """
+    found = {
+        name.lower(): plain.strip() if plain else quoted.replace(b'\\"', b'"')
+        for name, quoted, plain in OPTION.findall(header)
+    }
+    return header.partition(b";")[0].strip().lower(), found
+
+
 @contextlib.asynccontextmanager
 async def receive(request: Request, files: Files, name: str, limit: int) -> AsyncIterator[Received]:
     """
@@ -49,8 +66,7 @@ async def receive(request: Request, files: Files, name: str, limit: int) -> Asyn
     what still has the temporary name at the end of the block, for whatever reason, is removed.
     """
     refuse_media_type(request, "multipart/form-data")
-    options = parse_options_header(request.headers["content-type"])[1]
-    boundary = options.get(b"boundary")
+    boundary = parse_options(request.headers["content-type"].encode("latin-1"))[1].get(b"boundary")
     if not boundary:
         raise Refusal("bad_field", "file: malformed multipart")
     path = files.path(f"{name}.part")
@@ -69,9 +85,7 @@ async def receive(request: Request, files: Files, name: str, limit: int) -> Asyn
         path.unlink(missing_ok=True)
 
 
-async def _read(
-    request: Request, files: Files, form: "_Form", boundary: bytes, target: BinaryIO, limit: int
-) -> None:
+async def _read(request: Request, files: Files, form: "_Form", boundary: bytes, target: BinaryIO, limit: int) -> None:
     try:
         parser = MultipartParser(boundary, form.callbacks())
         async for piece in bounded(request, limit):
@@ -118,7 +132,7 @@ class _Form:
     _value: bytearray = field(default_factory=bytearray)
     _disposition: bytes = b""
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> "MultipartCallbacks":
         """
         For the parser.
         """
@@ -155,8 +169,10 @@ class _Form:
         self._value.clear()
 
     def _hear_headers(self) -> None:
-        kind, options = parse_options_header(self._disposition)
-        if kind != b"form-data" or options.get(b"name") != FIELD.encode():
+        kind, options = parse_options(self._disposition)
+        if kind != b"form-data" or b"name" not in options:
+            raise FormParserError("a part has no name")
+        if options[b"name"] != FIELD:
             return
         self.named = True
         self.waiting.clear()

@@ -13,7 +13,7 @@ from .base import Engine
 from .table import TableEngine
 
 if TYPE_CHECKING:
-    from ..services import Services
+    from modern_fastapi.services import Services
 
 __all__ = ["Engine", "make_engine"]
 

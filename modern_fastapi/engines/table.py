@@ -4,7 +4,7 @@ The durable table: rows wait for a ``consumer``, here or in any other process, o
 
 from collections.abc import Sequence
 
-from ..bell import Bell
+from modern_fastapi.bell import Bell
 
 
 class TableEngine:

@@ -7,10 +7,11 @@ It wakes at once when this process submits work, and looks by itself each second
 import asyncio
 import logging
 
-from ..clock import from_text
-from ..services import Services
-from ..tasks.context import Released
-from ..tasks.rows import Claim
+from modern_fastapi.clock import from_text
+from modern_fastapi.services import Services
+from modern_fastapi.tasks.context import Released
+from modern_fastapi.tasks.rows import Claim
+
 from .fence import Fence, Fenced
 
 log = logging.getLogger(__name__)

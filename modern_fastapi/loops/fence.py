@@ -15,9 +15,9 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..clock import Clock, as_text
-from ..database import Database
-from ..schema import Loop, Tick
+from modern_fastapi.clock import Clock, as_text
+from modern_fastapi.database import Database
+from modern_fastapi.schema import Loop, Tick
 
 
 class Fenced(Exception):

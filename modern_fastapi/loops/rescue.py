@@ -12,9 +12,10 @@ import socket
 
 from sqlalchemy import select
 
-from ..schema import Process, Task
-from ..services import Services, start_time
-from ..tasks.rows import RUNNING
+from modern_fastapi.schema import Process, Task
+from modern_fastapi.services import Services, start_time
+from modern_fastapi.tasks.rows import RUNNING
+
 from .fence import Fence, Fenced
 
 log = logging.getLogger(__name__)

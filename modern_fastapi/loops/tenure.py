@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from ..services import Services
+from modern_fastapi.services import Services
+
 from .fence import Fence, Fenced
 
 log = logging.getLogger(__name__)

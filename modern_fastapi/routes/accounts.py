@@ -7,20 +7,18 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ..clock import as_text
-from ..dependencies import AllServices, Tasks
-from ..errors import Refusal, problems
-from ..models import Login, Registered, Registration, Visitor
-from ..requests import Json, StrictRoute
-from ..schema import User
-from ..tasks import records
+from modern_fastapi.clock import as_text
+from modern_fastapi.dependencies import AllServices, Tasks
+from modern_fastapi.errors import Refusal, problems
+from modern_fastapi.models import Login, Registered, Registration, Visitor
+from modern_fastapi.requests import Json, StrictRoute
+from modern_fastapi.schema import User
+from modern_fastapi.tasks import records
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
 
-BODY = ("bad_json", "bad_field", "too_large", "bad_media_type")
 
-
-@router.post("/register", status_code=201, responses=problems(*BODY, "conflict"))
+@router.post("/register", status_code=201, responses=problems("conflict", body=True))
 async def register(registration: Registration, services: AllServices, tasks: Tasks) -> Registered:
     """
     Makes an account; a welcome mail, the directory and the administrator follow, in this order.
@@ -43,7 +41,7 @@ async def register(registration: Registration, services: AllServices, tasks: Tas
     return Registered(**user, task_ids=[welcome, directory, notice])
 
 
-@router.post("/login", responses=problems(*BODY))
+@router.post("/login", responses=problems(body=True))
 async def login(visitor: Login, request: Request) -> Visitor:
     """
     Opens a session.

@@ -9,17 +9,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from sqlalchemy import insert, select
 
-from ..clock import as_text
-from ..dependencies import AllServices, Tasks
-from ..downloads import Download
-from ..errors import Refusal, problems
-from ..fields import Format, path_id
-from ..models import Exporting, Uploaded
-from ..requests import Json, StrictRoute
-from ..schema import Export, Status, Task, Upload
-from ..services import Services
-from ..tasks import documents
-from ..uploads import receive
+from modern_fastapi.clock import as_text
+from modern_fastapi.dependencies import AllServices, Tasks
+from modern_fastapi.downloads import Download
+from modern_fastapi.errors import Refusal, problems
+from modern_fastapi.fields import Format, path_id
+from modern_fastapi.models import Exporting, Uploaded
+from modern_fastapi.requests import Json, StrictRoute
+from modern_fastapi.schema import Export, Status, Task, Upload
+from modern_fastapi.services import Services
+from modern_fastapi.tasks import documents
+from modern_fastapi.uploads import receive
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
 
@@ -103,7 +103,9 @@ async def download_upload(upload_id: UploadId, services: AllServices) -> Downloa
 
 
 @router.post("/export", status_code=202, responses=problems("bad_parameter"))
-async def export(form: Annotated[Format, Query(alias="format")], services: AllServices, tasks: Tasks) -> Exporting:
+async def export(
+    services: AllServices, tasks: Tasks, form: Annotated[Format, Query(alias="format")] = "csv"
+) -> Exporting:
     """
     Starts an export of the tasks table.
     """
@@ -120,7 +122,9 @@ async def export(form: Annotated[Format, Query(alias="format")], services: AllSe
     return Exporting(export_id=export_id, task_id=task_id)
 
 
-@router.get("/export/{export_id}", status_code=200, response_class=Download, responses=_file("text/csv", "application/json"))
+@router.get(
+    "/export/{export_id}", status_code=200, response_class=Download, responses=_file("text/csv", "application/json")
+)
 async def download_export(export_id: ExportId, services: AllServices) -> Download:
     """
     The export, to be saved.

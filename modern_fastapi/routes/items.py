@@ -8,14 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from sqlalchemy import insert
 
-from ..clock import as_text
-from ..dependencies import AllServices, Tasks
-from ..errors import problems
-from ..fields import ItemName, Message, PathItem
-from ..models import ItemProcessing, NewItem
-from ..requests import Json, StrictRoute
-from ..schema import Item
-from ..tasks import records
+from modern_fastapi.clock import as_text
+from modern_fastapi.dependencies import AllServices, Tasks
+from modern_fastapi.errors import problems
+from modern_fastapi.fields import ItemName, Message, PathItem
+from modern_fastapi.models import ItemProcessing, NewItem
+from modern_fastapi.requests import Json, StrictRoute
+from modern_fastapi.schema import Item
+from modern_fastapi.tasks import records
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
 

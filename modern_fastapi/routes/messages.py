@@ -4,12 +4,12 @@ Messages of all kinds: each is a task, and the answer doesn't wait for it.
 
 from fastapi import APIRouter
 
-from ..dependencies import Tasks
-from ..errors import problems
-from ..fields import Message, PathEmail
-from ..models import Mail, Queued, QueuedFor, Subscriber
-from ..requests import Json, StrictRoute
-from ..tasks import mail, records
+from modern_fastapi.dependencies import Tasks
+from modern_fastapi.errors import problems
+from modern_fastapi.fields import Message, PathEmail
+from modern_fastapi.models import Mail, Queued, QueuedFor, Subscriber
+from modern_fastapi.requests import Json, StrictRoute
+from modern_fastapi.tasks import mail, records
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
 
@@ -23,9 +23,7 @@ async def send_notification(email: PathEmail, message: Message, tasks: Tasks) ->
     return Queued(message="notification queued", task_id=task_id)
 
 
-@router.post(
-    "/send-email", status_code=202, responses=problems("bad_json", "bad_field", "too_large", "bad_media_type")
-)
+@router.post("/send-email", status_code=202, responses=problems(body=True))
 async def send_email(wanted: Mail, tasks: Tasks) -> QueuedFor:
     """
     Sends a mail, and tries again where the server refuses it.
@@ -36,9 +34,7 @@ async def send_email(wanted: Mail, tasks: Tasks) -> QueuedFor:
     return QueuedFor(message="email queued", email=wanted.email, task_id=task_id)
 
 
-@router.post(
-    "/subscribe", status_code=202, responses=problems("bad_json", "bad_field", "too_large", "bad_media_type")
-)
+@router.post("/subscribe", status_code=202, responses=problems(body=True))
 async def subscribe(subscriber: Subscriber, tasks: Tasks) -> QueuedFor:
     """
     Confirms a subscription.

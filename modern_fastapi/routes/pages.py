@@ -9,12 +9,12 @@ from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 from sqlalchemy import select
 
-from ..clock import from_text
-from ..dependencies import AllServices, Store
-from ..errors import Refusal, problems
-from ..models import DailyReport, Health, LoopHealth
-from ..requests import Json, StrictRoute
-from ..schema import Loop, Report
+from modern_fastapi.clock import from_text
+from modern_fastapi.dependencies import AllServices, Store
+from modern_fastapi.errors import Refusal, problems
+from modern_fastapi.models import DailyReport, Health, LoopHealth
+from modern_fastapi.requests import Json, StrictRoute
+from modern_fastapi.schema import Loop, Report
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
 

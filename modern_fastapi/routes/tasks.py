@@ -8,13 +8,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from sqlalchemy import Row, select
 
-from ..dependencies import AllServices, Store
-from ..errors import Refusal, problems
-from ..fields import UUID, Limit, StatusFilter, TaskName, path_id
-from ..models import Cancelling, TaskPage, TaskState
-from ..requests import Json, StrictRoute
-from ..schema import Task
-from ..tasks.context import Cancelled
+from modern_fastapi.dependencies import AllServices, Store
+from modern_fastapi.errors import Refusal, problems
+from modern_fastapi.fields import UUID, Limit, StatusFilter, TaskName, path_id
+from modern_fastapi.models import Cancelling, TaskPage, TaskState
+from modern_fastapi.requests import Json, StrictRoute
+from modern_fastapi.schema import Task
+from modern_fastapi.tasks.context import Cancelled
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
 
@@ -34,7 +34,7 @@ SHOWN = select(
 )
 
 
-def _state(row: Row[Any]) -> TaskState:
+def _state(row: Row[*tuple[Any, ...]]) -> TaskState:
     values = dict(row._mapping)
     values["result"] = None if row.result is None else json.loads(row.result)
     return TaskState(**values)
@@ -65,7 +65,7 @@ async def cancel_task(task_id: TaskId, services: AllServices) -> Cancelling:
     if status is None:
         raise Refusal("finished", "the task has finished")
     services.runner.stop(task_id, Cancelled)
-    return Cancelling(id=task_id, status=status)
+    return Cancelling(id=task_id, status=status.value)
 
 
 @router.get("/tasks", responses=problems("bad_parameter"))

@@ -7,19 +7,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi import Body as FromBody
 
-from ..dependencies import Tasks
-from ..errors import problems
-from ..fields import Days, JsonObject
-from ..models import Accepted, Cleaning, Primes, Unstable
-from ..requests import Json, StrictRoute
-from ..tasks import documents, numbers
+from modern_fastapi.dependencies import Tasks
+from modern_fastapi.errors import problems
+from modern_fastapi.fields import Days, JsonObject
+from modern_fastapi.models import Accepted, Cleaning, Primes, Unstable
+from modern_fastapi.requests import Json, StrictRoute
+from modern_fastapi.tasks import documents, numbers
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
 
-BODY = ("bad_json", "bad_field", "too_large", "bad_media_type")
 
-
-@router.post("/process", status_code=202, responses=problems(*BODY))
+@router.post("/process", status_code=202, responses=problems(body=True))
 async def process(data: Annotated[JsonObject, FromBody()], tasks: Tasks) -> Accepted:
     """
     Digests any JSON object.
@@ -27,7 +25,7 @@ async def process(data: Annotated[JsonObject, FromBody()], tasks: Tasks) -> Acce
     return Accepted(task_id=await tasks.submit("data.process", numbers.Data(data=data)))
 
 
-@router.post("/compute", status_code=202, responses=problems(*BODY))
+@router.post("/compute", status_code=202, responses=problems(body=True))
 async def compute(primes: Primes, tasks: Tasks) -> Accepted:
     """
     Counts primes, in another process.
@@ -35,7 +33,7 @@ async def compute(primes: Primes, tasks: Tasks) -> Accepted:
     return Accepted(task_id=await tasks.submit("compute.primes", numbers.Bound(n=primes.n)))
 
 
-@router.post("/unstable", status_code=202, responses=problems(*BODY))
+@router.post("/unstable", status_code=202, responses=problems(body=True))
 async def unstable(wanted: Unstable, tasks: Tasks) -> Accepted:
     """
     Fails as often as it is told, and is tried three times.

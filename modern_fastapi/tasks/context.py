@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from ..services import Services
+    from modern_fastapi.services import Services
 
 T = TypeVar("T")
 
@@ -53,6 +53,7 @@ class TaskContext:
     task_id: str
     attempts: int
     failures: int
+    created_at: str
     services: Services
     done: float = 0.0
     _verdict: type[Stopped] | None = None

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO, Literal
 from pydantic import BaseModel
 from sqlalchemy import select
 
-from ..schema import FINAL, Export, Task, Upload
+from modern_fastapi.schema import FINAL, Export, Task, Upload
+
 from .context import TaskContext
 
 PIECE = 256 * 1024

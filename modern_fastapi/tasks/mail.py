@@ -5,6 +5,7 @@ Sending again after a crash may deliver twice (no SMTP server can tell); the Mes
 receiver's can. What a client wrote goes into headers only through ``EmailMessage``, which refuses line breaks.
 """
 
+import re
 import ssl
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -13,9 +14,14 @@ from email.utils import format_datetime
 from aiosmtplib import SMTP as SMTPClient
 from pydantic import BaseModel
 
-from ..settings import Settings
+from modern_fastapi.clock import from_text
+from modern_fastapi.settings import Settings
+
 from .context import TaskContext
 from .records import Account
+
+# What Python takes for the end of a line. The fields let some of these through, and a header may have none.
+BREAKS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 class Message(BaseModel):
@@ -36,8 +42,8 @@ async def send_email(context: TaskContext, params: Message) -> None:
     message = EmailMessage(policy=SMTP.clone(max_line_length=998))
     message["From"] = services.settings.smtp_sender
     message["To"] = params.email
-    message["Subject"] = params.subject
-    message["Date"] = format_datetime(services.clock.now())
+    message["Subject"] = BREAKS.sub(" ", params.subject)
+    message["Date"] = format_datetime(from_text(context.created_at))
     message["Message-ID"] = f"<{context.task_id}@jobs>"
     message.set_content(params.body, cte="base64" if not params.body.isascii() else None)
     if services.settings.smtp_host:

@@ -5,8 +5,9 @@ Tasks that write one line or one row: notifications, the application's log, the 
 from pydantic import BaseModel
 from sqlalchemy import update
 
-from ..clock import as_text
-from ..schema import DirectoryEntry, Subscription
+from modern_fastapi.clock import as_text
+from modern_fastapi.schema import DirectoryEntry, Subscription
+
 from .context import TaskContext
 
 

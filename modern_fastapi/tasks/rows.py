@@ -15,9 +15,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, bindparam, case, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..clock import Clock, as_text, later
-from ..database import Database
-from ..schema import FINAL, Status, Task
+from modern_fastapi.clock import Clock, as_text, later
+from modern_fastapi.database import Database
+from modern_fastapi.schema import FINAL, Status, Task
 
 # Written out and not bound, so that the planners of both databases see that the partial indexes fit.
 WAITING = text("tasks.status IN ('PENDING', 'RETRY')")
@@ -59,6 +59,7 @@ class Claim:
     failures: int
     max_attempts: int
     timeout: float | None
+    created_at: str
 
 
 class TaskRows:
@@ -141,11 +142,19 @@ class TaskRows:
                 started_at=as_text(self.clock.now()),
             )
             .returning(
-                Task.seq, Task.id, Task.name, Task.params, Task.attempts, Task.failures, Task.max_attempts, Task.timeout
+                Task.seq,
+                Task.id,
+                Task.name,
+                Task.params,
+                Task.attempts,
+                Task.failures,
+                Task.max_attempts,
+                Task.timeout,
+                Task.created_at,
             )
         )
         rows = {row.seq: row for row in await connection.execute(taken)}
-        return [Claim(*rows[seq][1:]) for seq in seqs]
+        return [Claim(*tuple(rows[seq])[1:]) for seq in seqs]
 
     async def next_due(self, connection: AsyncConnection) -> str | None:
         """
@@ -155,9 +164,7 @@ class TaskRows:
         return (await connection.execute(soonest)).scalar()
 
     def _held(self, claim: Claim) -> ColumnElement[bool]:
-        return and_(
-            Task.id == claim.id, Task.owner == self.boot_id, Task.attempts == claim.attempts, RUNNING
-        )
+        return and_(Task.id == claim.id, Task.owner == self.boot_id, Task.attempts == claim.attempts, RUNNING)
 
     async def succeed(self, connection: AsyncConnection, claim: Claim, result: Any) -> bool:
         """
@@ -173,9 +180,7 @@ class TaskRows:
         """
         failures = claim.failures + 1
         if failures >= claim.max_attempts:
-            return await self._end(
-                connection, claim, status=Status.FAILURE, failures=failures, error=error[:MAX_ERROR]
-            )
+            return await self._end(connection, claim, status=Status.FAILURE, failures=failures, error=error[:MAX_ERROR])
         pause = random.uniform(0.0, min(BACKOFF_CAP, BACKOFF_FIRST * 2.0 ** min(claim.attempts, 20)))
         retry = (
             update(Task)
@@ -224,7 +229,7 @@ class TaskRows:
         )
         return {row.id: bool(row.cancel_requested) for row in await connection.execute(renewed)}
 
-    async def cancel(self, connection: AsyncConnection, task_id: str) -> str | None:
+    async def cancel(self, connection: AsyncConnection, task_id: str) -> Status | None:
         """
         Cancels a waiting row at once, and asks a running one to stop. Returns the status after that.
         """
@@ -246,7 +251,8 @@ class TaskRows:
 
         Returns the ids that wait again and those that died too often and have failed.
         """
-        again, failed = [], []
+        again: list[str] = []
+        failed: list[str] = []
         rescues = Task.rescues + 1
         now = as_text(self.clock.now())
         for task_id, attempts, heartbeat in stale:

@@ -19,7 +19,7 @@ from .context import Cancelled, Released, Stopped, TaskContext
 from .rows import Claim
 
 if TYPE_CHECKING:
-    from ..services import Services
+    from modern_fastapi.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Runner:
 
         Raises only what ``write`` raises, and CancelledError after it has given the row back.
         """
-        context = TaskContext(claim.id, claim.attempts, claim.failures, self._services)
+        context = TaskContext(claim.id, claim.attempts, claim.failures, claim.created_at, self._services)
         self.running[claim.id] = context
         try:
             kept = await self._attempt(claim, context, write)

@@ -14,11 +14,12 @@ from fastapi import BackgroundTasks
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..effects import Effects
+from modern_fastapi.effects import Effects
+
 from .rows import NewTask
 
 if TYPE_CHECKING:
-    from ..services import Services
+    from modern_fastapi.services import Services
 
 
 class Submissions:
@@ -83,9 +84,7 @@ class Batch:
         """
         kind = self._services.kinds[name]
         values = kind.params.model_validate(params.model_dump()).model_dump()
-        task = NewTask(
-            name, values, after, key, delay, priority, kind.max_attempts, kind.timeout, kind.expires_in
-        )
+        task = NewTask(name, values, after, key, delay, priority, kind.max_attempts, kind.timeout, kind.expires_in)
         task_id = await self._services.rows.add(self.connection, task, self._services.engine.name)
         self.task_ids.append(task_id)
         self.created("row", f"tasks:{name}", values)
