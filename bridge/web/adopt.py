@@ -32,6 +32,9 @@ from bridge.web.facade import HostFactory
 from bridge.web.transport import address_of
 
 
+_KINDS = ("tcp", "tcp4", "tcp6", "ssl")
+
+
 class ListenCall(Protocol):
     """
     C{bridge.loop.Listen}, as far as it is looked at here.
@@ -321,10 +324,13 @@ def _names(wanted: str, adopted: Adopted) -> bool:
     if wanted in (address, address.removeprefix("unix:")):
         return True
     # A port alone, or an endpoint string, is what people have at hand.
-    port = getattr(adopted.port.getHost(), "port", None)
+    host = adopted.port.getHost()
     words = wanted.split(":")
     numbers = [word for word in words if word.isdigit()]
-    return port is not None and numbers[:1] == [str(port)] and "." not in wanted
+    if numbers[:1] != [str(getattr(host, "port", None))] or words[0] not in (*_KINDS, numbers[0]):
+        return False
+    named = [word.removeprefix("interface=") for word in words if word.startswith("interface=")]
+    return not named or named[0] == host.host
 
 
 def _replaced(factory: Any, site: Any, host: HostFactory) -> Any:

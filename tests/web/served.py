@@ -30,6 +30,14 @@ def on_loop(test: Callable[..., Awaitable[None]]) -> Any:
     return run
 
 
+async def until(happened: Callable[[], Any]) -> None:
+    """
+    Let the loop go round until something has happened.
+    """
+    while not happened():  # noqa: ASYNC110 - what happens knows nothing of events
+        await asyncio.sleep(0)
+
+
 class Dispatch:
     """
     The smallest dispatcher: what the table says, without shadows.

@@ -13,7 +13,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from bridge.routing import Route, RouteTable, Side, Stage
-from tests.web.served import Dispatch, on_loop, serving
+from tests.web.served import Dispatch, on_loop, serving, until
 
 
 class Says(Resource):
@@ -164,8 +164,7 @@ async def test_later_answer(road: bool) -> None:
     async with serving(site_of(say), hot=road) as served:
         client = await served.connect()
         await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        while not waiting:
-            await asyncio.sleep(0)
+        await until(lambda: waiting)
         waiting[0].write(b"at ")
         waiting[0].write(b"last")
         waiting[0].finish()
@@ -211,11 +210,9 @@ async def test_disconnect_is_told_at_once(road: bool) -> None:
     async with serving(site_of(say), hot=road) as served:
         client = await served.connect()
         await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        while not waiting:
-            await asyncio.sleep(0)
+        await until(lambda: waiting)
         client.abort()
-        while not gone.called:
-            await asyncio.sleep(0)
+        await until(lambda: gone.called)
 
         assert isinstance(gone.result, Failure)
         gone.addErrback(lambda failure: None)
@@ -328,8 +325,7 @@ async def test_pipelined_requests_keep_their_order() -> None:
         client = await served.connect()
         paths = ["/slow", "/new/1", "/a", "/new/2", "/new/3", "/b"]
         await client.send(b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths))
-        while not waiting:
-            await asyncio.sleep(0)
+        await until(lambda: waiting)
         waiting[0].write(b"slow")
         waiting[0].finish()
         bodies = [(await client.answer())[2] for _ in paths]
@@ -363,8 +359,7 @@ async def test_a_thousand_pipelined_requests() -> None:
         await client.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         sent = b"".join(f"GET /{n} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for n in range(400))
         await client.send(sent)
-        while not waiting:
-            await asyncio.sleep(0)
+        await until(lambda: waiting)
         waiting[0].finish()
         await client.answer()
 
@@ -385,8 +380,7 @@ async def test_malformed_request_waits_for_its_turn() -> None:
     async with serving(site_of(say)) as served:
         client = await served.connect()
         await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\x00\x01 nonsense\r\n\r\n")
-        while not waiting:
-            await asyncio.sleep(0)
+        await until(lambda: waiting)
         waiting[0].write(b"first")
         waiting[0].finish()
 
@@ -434,8 +428,7 @@ async def test_drain_waits_for_what_is_owed(road: bool) -> None:
         idle = await served.connect()
         client = await served.connect()
         await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        while not waiting:
-            await asyncio.sleep(0)
+        await until(lambda: waiting)
         served.front.stop_accepting()
         draining = asyncio.ensure_future(served.front.drain(5))
 
