@@ -229,7 +229,7 @@ def finite(text):
 
 def tooDeep(value):
     level = [value]
-    for _ in range(DEPTH + 1):
+    for _ in range(DEPTH):
         level = [
             inner
             for outer in level

@@ -79,7 +79,7 @@ class Uploads(Page):
             task_id=taskId,
             created_at=timestamp(),
         )
-        entry.effects.append(("file", "uploads", size))
+        entry.effects.append(("file", "uploads/" + uploadId, size))
         return {"upload_id": uploadId, "filename": filename, "task_id": taskId}
 
 
@@ -113,7 +113,7 @@ class Exports(Page):
         taskId = entry.task("export.data", {"export_id": exportId, "format": kind})
         entry.row(
             "exports",
-            ("format",),
+            ("export_id", "format"),
             export_id=exportId,
             format=kind,
             task_id=taskId,
@@ -145,7 +145,8 @@ class Download(Page):
             file = open(self.path(row), "rb")
         except FileNotFoundError:
             # It was cleaned up.
-            raise notFound(self.what) from None
+            gone = Refusal(http.NOT_FOUND, "not_found", "the file is gone")
+            raise gone from None
         if request.gone:
             file.close()
         else:

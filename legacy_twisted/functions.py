@@ -299,3 +299,9 @@ FUNCTIONS = {
     "compute.primes": computePrimes,
     "api.unstable": callUnstable,
 }
+
+
+def find(name):
+    if name not in FUNCTIONS:
+        raise LookupError("this process knows no task %r" % name)
+    return FUNCTIONS[name]

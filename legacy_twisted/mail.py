@@ -9,12 +9,15 @@ import email.message
 import email.policy
 import email.utils
 import os
+import re
 import smtplib
 import socket
 import ssl
 
 # This policy refuses line ends in a header's value: nobody adds headers to our mail.
-POLICY = email.policy.SMTP.clone(max_line_length=900)
+POLICY = email.policy.SMTP.clone(max_line_length=998)
+# What Python takes for the end of a line, beside those that no subject has.
+BREAKS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 def message(run, address, subject, body):
@@ -25,11 +28,11 @@ def message(run, address, subject, body):
     made = email.message.EmailMessage(policy=POLICY)
     made["From"] = run.jobs.settings.smtp_sender
     made["To"] = address
-    made["Subject"] = subject
+    made["Subject"] = BREAKS.sub(" ", subject)
     created = datetime.datetime.fromisoformat(run.row["created_at"].replace("Z", "+00:00"))
     made["Date"] = email.utils.format_datetime(created)
     made["Message-ID"] = "<%s@jobs>" % run.id
-    made.set_content(body)
+    made.set_content(body, cte=None if body.isascii() else "base64")
     return made
 
 

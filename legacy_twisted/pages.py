@@ -173,7 +173,7 @@ class Register(Page):
         userId = newId()
         created = entry.row(
             "users",
-            ("email", "name"),
+            ("user_id", "email", "name"),
             user_id=userId,
             email=email,
             email_key=email.lower(),
@@ -201,7 +201,7 @@ class Items(Page):
 
     def create(self, entry, name):
         itemId = newId()
-        entry.row("items", ("name",), item_id=itemId, name=name, created_at=timestamp())
+        entry.row("items", ("item_id", "name"), item_id=itemId, name=name, created_at=timestamp())
         taskId = entry.task("log.write", {"message": "item %s created: %s" % (itemId, name)})
         return {"item_id": itemId, "name": name, "task_id": taskId}
 

@@ -285,7 +285,11 @@ def fail(connection, owner, row, error, spread=random.random):
     text = ("%s: %s" % (type(error).__name__, error))[:2000]
     text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\\0")
     failures = row["failures"] + 1
-    if failures >= row["max_attempts"]:
+    wanted = connection.row("SELECT cancel_requested FROM tasks WHERE id = :id", id=row["id"])
+    if wanted is not None and wanted["cancel_requested"]:
+        change = "status = 'CANCELLED', failures = :failures, error = :error, finished_at = :now"
+        delay = 0.0
+    elif failures >= row["max_attempts"]:
         change = "status = 'FAILURE', failures = :failures, error = :error, finished_at = :now"
         delay = 0.0
     else:

@@ -69,7 +69,7 @@ class Run:
         now = time.monotonic()
         timeout = self.row["timeout"]
         if timeout is not None and now - self._began > timeout:
-            raise TimeoutError("no end after %g seconds" % timeout)
+            raise TimeoutError("ran longer than %g seconds" % timeout)
         if now - self._looked < LOOK:
             return
         self._looked = now
@@ -209,7 +209,7 @@ class BackgroundWorker:
         @return: the write that ends the attempt.
         """
         try:
-            result = functions.FUNCTIONS[run.row["name"]](run)
+            result = functions.find(run.row["name"])(run)
         except Cancelled:
             return tasks.cancelled
         except Interrupted:
