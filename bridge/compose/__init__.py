@@ -1,0 +1,93 @@
+"""
+Puts one server together from a policy: both applications, the routes at their stages,
+the listeners, the state, the loops, and the order in which they start and stop.
+
+It is the only room that knows all the others, and the same under twistd (which owns the
+process, and we the loop) and under uvicorn (which owns both).
+
+- L{compose}, here: loads and checks everything that can be checked before anything runs.
+- L{server}: binds, starts, follows the state, stops.
+- L{front_app}: the ASGI application that stands for the whole.
+- L{loops}: the background loops that the policy names.
+- L{summary}: what a person is told at the start.
+
+Refuses: to decide about requests, loops or stages; the rooms do.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from bridge.compose.server import Server
+from bridge.config import Config
+from bridge.errors import ConfigError, StateUnavailableError
+from bridge.loop import BridgeReactor, OnListen
+from bridge.routing import Cell, RouteTable, Stage
+from bridge.state.stages import Snapshot
+from bridge.state.store import Store
+from bridge.state.thread import StateThread
+from bridge.web.adopt import Adopter
+from bridge.web.load import load_legacy, load_modern
+
+__all__ = ["BUILT", "Server", "compose"]
+
+BUILT = frozenset(
+    {"loop", "front:uvicorn", "stage:legacy", "stage:modern", "stage:retired"}
+    | {f"loop-stage:{stage}" for stage in ("legacy", "live", "modern")}
+)
+"""
+Of what a policy can ask for, what this version has.
+"""
+
+
+def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -> Server:
+    """
+    Load both applications and check the policy against them; nothing runs yet.
+
+    @param owns_loop: False under uvicorn, which has the only listener then.
+    @raise BridgeError: If anything can't be used, with the remedy.
+    """
+    if config.legacy is None and config.modern is None:
+        raise ConfigError(config.source, "", "it names no application. Give --legacy, --modern, or both.")
+    state, snapshot = _state(config)
+    table = config.table(snapshot.routes, snapshot.version)
+    adopter = Adopter(reactor, opens=owns_loop and not config.listen)
+    reactor.on_listen = cast("OnListen", adopter)
+    legacy = modern = None
+    if config.legacy is not None:
+        legacy = load_legacy(config.legacy.app, config.legacy.settings or None, config.legacy.base)
+    else:
+        _check_without_legacy(config, table)
+    # On the worst night modern may be what is broken: it isn't even imported then.
+    if config.modern is not None and not config.force_legacy:
+        modern = load_modern(config.modern.app, config.modern.settings or None, config.modern.base)
+    return Server(config, reactor, Cell(table), legacy, modern, adopter, state, snapshot, owns_loop)
+
+
+def _state(config: Config) -> tuple[StateThread | None, Snapshot]:
+    def opened() -> Store:
+        return Store.open(config.state)
+
+    try:
+        store = opened()
+    except StateUnavailableError:
+        if not config.force_legacy:
+            raise
+        # The switch for the worst night must work without the database.
+        return None, Snapshot(-1, {}, {})
+    try:
+        snapshot = store.snapshot()
+    finally:
+        store.close()  # twistd may fork before this process serves
+    return StateThread(opened, lambda changed: None), snapshot
+
+
+def _check_without_legacy(config: Config, table: RouteTable) -> None:
+    for route in (*table.routes, table.default):
+        if route.stage not in (Stage.MODERN, Stage.RETIRED):
+            raise ConfigError(
+                config.source,
+                "legacy.app",
+                f"it is missing, and {route.name!r} is at {route.stage.value}. Name the legacy application, "
+                "or put every route, and [routes], at modern or retired.",
+            )

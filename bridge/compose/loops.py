@@ -1,0 +1,148 @@
+"""
+Owns how a C{[[loop]]} of the policy becomes a supervised loop: its service taken out of
+the legacy tree, its callable out of C{app.state.loops}, its lease behind the state's
+thread.
+
+Without the state there are no leases, so nothing is taken out: legacy runs its loops by
+itself, as it did before, and modern's stay off.
+
+Refuses: to start one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import attrs
+from twisted.application.service import IServiceCollection
+
+from bridge.background.ownership import LoopStage
+from bridge.background.runners import LegacyRunner, ModernRunner, Runner
+from bridge.background.supervisor import LoopSupervisor
+from bridge.config import Config, LoopConfig
+from bridge.errors import ConfigError
+from bridge.loop import as_awaitable
+from bridge.routing import Side
+from bridge.state.leases import Lease
+from bridge.state.store import Store
+from bridge.state.thread import StateThread
+
+Loop = Callable[[int], Awaitable[None]]
+
+
+def supervised(
+    config: Config,
+    service: Any | None,
+    modern: Any | None,
+    state: StateThread | None,
+    stored: Callable[[str], str | None],
+) -> tuple[LoopSupervisor, ...]:
+    """
+    A supervisor for each loop that the policy names.
+
+    @param service: The legacy tree, not started yet.
+    @param modern: The modern application, its lifespan not started yet.
+    @param stored: The stage that the state has for a loop; None where it has none.
+    @raise ConfigError: If one of them isn't there.
+    """
+    if state is None:
+        for loop in config.loops:
+            if loop.modern is not None and modern is not None:
+                _claimed(config, loop, modern)
+        return ()
+    leases = _Leases(state)
+    boot = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return tuple(
+        LoopSupervisor(
+            loop.name,
+            _stage_of(config, loop, stored),
+            _runners(config, loop, service, modern),
+            leases,
+            boot,
+            time.monotonic,
+            patience=loop.lease,
+            drain=loop.drain,
+        )
+        for loop in config.loops
+    )
+
+
+def _stage_of(config: Config, loop: LoopConfig, stored: Callable[[str], str | None]) -> Callable[[], LoopStage]:
+    def stage() -> LoopStage:
+        if config.force_legacy:
+            return LoopStage.LEGACY
+        return LoopStage(stored(loop.name) or loop.stage)
+
+    return stage
+
+
+def _runners(config: Config, loop: LoopConfig, service: Any | None, modern: Any | None) -> dict[Side, Runner]:
+    runners: dict[Side, Runner] = {}
+    if loop.legacy is not None:
+        runners[Side.LEGACY] = LegacyRunner(_detached(config, loop, service), as_awaitable)
+    if loop.modern is not None and modern is not None:
+        runners[Side.MODERN] = ModernRunner(_claimed(config, loop, modern))
+    return runners
+
+
+@attrs.frozen
+class _Leases:
+    """
+    The leases of the state database, off the loop's thread.
+    """
+
+    thread: StateThread
+
+    def lease(self, name: str) -> Awaitable[Lease | None]:
+        return self.thread.call(Store.lease, name)
+
+    def acquire(self, name: str, holder: str, seen: Lease | None, floor: int) -> Awaitable[Lease | None]:
+        return self.thread.call(Store.acquire, name, holder, seen, floor)
+
+    def renew(self, lease: Lease) -> Awaitable[Lease | None]:
+        return self.thread.call(Store.renew, lease)
+
+    def release(self, lease: Lease) -> Awaitable[bool]:
+        return self.thread.call(Store.release, lease)
+
+
+def _detached(config: Config, loop: LoopConfig, service: Any | None) -> Any:
+    assert loop.legacy is not None
+    name = loop.legacy.removeprefix("service:")
+    known = []
+    for child in _descendants(service):
+        if child.name == name:
+            # From now on the harness alone starts and stops it.
+            child.disownServiceParent()
+            return child
+        known.append(child.name)
+    raise ConfigError(
+        config.source,
+        f"loop {loop.name!r}.legacy",
+        f"legacy has no service named {name!r}; it has: {', '.join(sorted(filter(None, known))) or 'none'}.",
+    )
+
+
+def _descendants(service: Any | None) -> Iterator[Any]:
+    children: Any = () if service is None else IServiceCollection(service, ())
+    for child in children:
+        yield child
+        yield from _descendants(child)
+
+
+def _claimed(config: Config, loop: LoopConfig, modern: Any) -> Loop:
+    loops = getattr(getattr(modern, "state", None), "loops", None)
+    if not isinstance(loops, dict) or loop.modern not in loops:
+        known = ", ".join(sorted(loops)) if isinstance(loops, dict) else "none"
+        raise ConfigError(
+            config.source,
+            f"loop {loop.name!r}.modern",
+            f"app.state.loops has no {loop.modern!r}; it has: {known}. "
+            "Fill it when the application is made, before its lifespan starts.",
+        )
+    made: Loop = loops.pop(loop.modern)
+    return made

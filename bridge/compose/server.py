@@ -1,0 +1,268 @@
+"""
+Owns one server while it lives: what is bound, started, followed and stopped, as steps
+of L{bridge.loop.Life}.
+
+Refuses: to load or check anything (L{compose} did), and to decide about requests,
+loops or stages; the rooms do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.web.resource import NoResource
+from twisted.web.server import Site
+
+from bridge.background.supervisor import LoopSupervisor
+from bridge.compose.front_app import Composed
+from bridge.compose.loops import supervised
+from bridge.compose.summary import summary
+from bridge.config import Config
+from bridge.dispatch import Dispatcher, Dropped, ShadowQueue, Trial
+from bridge.loop import BridgeReactor, Life, Starting, Stopping, as_awaitable
+from bridge.routing import Cell, Decision, RouteTable, Side
+from bridge.state.stages import Snapshot
+from bridge.state.thread import StateThread
+from bridge.web.adopt import Adopted, Adopter
+from bridge.web.front import Road
+from bridge.web.lifespan import Lifespan
+from bridge.web.listen import Front
+from bridge.web.load import LoadedLegacy
+from bridge.web.resource_app import ResourceApp
+
+DEFAULT_LISTEN = "tcp:8000:interface=127.0.0.1"
+"""
+Where an application that listens nowhere by itself is served, if nothing else is said.
+"""
+
+_log = Logger()
+
+
+class _Nobody:
+    """
+    Judges nothing, where no route can be shadowed.
+    """
+
+    def judge(self, trial: Trial) -> None: ...
+
+    def dropped(self, decision: Decision, why: Dropped) -> None: ...
+
+    def answered(self, decision: Decision, status: int, seconds: float) -> None: ...
+
+
+@attrs.define(eq=False)
+class Server:
+    """
+    One server, from the policy to the last byte.  Everything but L{bind} runs on the
+    loop's thread.
+
+    @ivar site: The Site whose routes move; L{None} until legacy has said which.
+    @ivar app_state: What modern's lifespan gave, for C{scope["state"]}.
+    """
+
+    config: Config
+    reactor: BridgeReactor
+    table: Cell[RouteTable]
+    legacy: LoadedLegacy | None
+    modern: Any | None
+    adopter: Adopter
+    state: StateThread | None
+    snapshot: Snapshot
+    owns_loop: bool
+    loops: tuple[LoopSupervisor, ...] = attrs.field(default=(), init=False)
+    life: Life = attrs.field(init=False)
+    front: Front = attrs.field(init=False)
+    shadows: ShadowQueue = attrs.field(init=False)
+    dispatcher: Dispatcher = attrs.field(init=False)
+    composed: Composed = attrs.field(init=False)
+    lifespan: Lifespan | None = attrs.field(init=False)
+    app_state: dict[str, Any] = attrs.field(factory=dict, init=False)
+    site: Site | None = attrs.field(default=None, init=False)
+    started: bool = attrs.field(default=False, init=False)
+    _resource_app: ResourceApp | None = attrs.field(default=None, init=False)
+    _running: list[asyncio.Task[None]] = attrs.field(factory=list, init=False)
+    _bound: bool = attrs.field(default=False, init=False)
+    _privileged: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.life = Life(self.reactor, self.config.grace)
+        self.front = Front(self.reactor, self.adopter)
+        self.shadows = ShadowQueue({}, _Nobody())
+        sides = {Side.LEGACY: self._legacy_app, Side.MODERN: self.modern or self._legacy_app}
+        self.dispatcher = Dispatcher(self.table, sides, self.shadows)
+        self.composed = Composed(self)
+        self.lifespan = Lifespan(self.modern, "the modern application") if self.modern is not None else None
+        service = self.legacy.service if self.legacy is not None else None
+        self.loops = supervised(
+            self.config, service, self.modern, self.state, lambda name: self.snapshot.loops.get(name)
+        )
+        self._register()
+
+    # -- legacy behind ASGI ------------------------------------------------------------
+
+    async def _legacy_app(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._resource_app is None:
+            site = self.site if self.site is not None else Site(NoResource())
+            self._resource_app = ResourceApp(site, self.reactor)
+        await self._resource_app(scope, receive, send)
+
+    # -- binding -----------------------------------------------------------------------
+
+    def bind(self) -> None:
+        """
+        Take every address, while the process may still take low ports.
+
+        @raise BridgeError: If one can't be had, or it isn't clear which Site is meant.
+        @raise CannotListenError: If one of legacy's own can't be had.
+        """
+        if self._bound:
+            return
+        self._bound = True
+        legacy = self.legacy
+        if legacy is not None and legacy.service is not None:
+            self._privileged = True
+            legacy.service.privilegedStartService()
+            self.site = self.adopter.chosen(self.config.site) if self.adopter.adopted else None
+        elif legacy is not None:
+            self.site = legacy.site
+        if self.owns_loop:
+            for endpoint in self._endpoints():
+                self.front.bind(endpoint, self.site, self.composed.decide)
+            for adopted in self.adopter.adopted:
+                self._serve(adopted)
+            self.adopter.on_adopt = self._serve
+
+    def _endpoints(self) -> tuple[str, ...]:
+        if self.config.listen:
+            return self.config.listen
+        if self.legacy is not None and self.legacy.service is not None:
+            return ()  # it listens by itself, now or when it starts
+        return (DEFAULT_LISTEN,)
+
+    def _serve(self, adopted: Adopted) -> None:
+        if self.adopter.opens:
+            moves = self.site is None or adopted.site is self.site
+            self.front.add(adopted, decide=self.composed.decide if moves else None)
+
+    # -- starting and stopping ---------------------------------------------------------
+
+    def _register(self) -> None:
+        life = self.life
+        life.on_start(Starting.PREPARE, "state", self._open_state)
+        life.on_start(Starting.SERVICES, "legacy", self._start_legacy)
+        life.on_start(Starting.LIFESPAN, "modern", self._start_modern)
+        life.on_start(Starting.LOOPS, "loops", self._start_loops)
+        life.on_start(Starting.ACCEPT, "listeners", self._accept)
+        life.on_start(Starting.READY, "ready", self._ready)
+        life.on_stop(Stopping.ACCEPT, "listeners", self._stop_accepting)
+        life.on_stop(Stopping.DRAIN, "loops", self._drain_loops)
+        life.on_stop(Stopping.DRAIN, "shadows", self._drain_shadows)
+        life.on_stop(Stopping.DRAIN, "requests", self._drain)
+        life.on_stop(Stopping.LIFESPAN, "modern", self._stop_modern)
+        life.on_stop(Stopping.SERVICES, "legacy", self._stop_legacy)
+        life.on_stop(Stopping.TASKS, "listeners", self.front.close)
+        life.on_stop(Stopping.POOLS, "state", self._close_state)
+
+    def run_with_reactor(self) -> None:
+        """
+        Owned: start when the reactor runs; its signals, and its end, are this server's.
+        """
+        self.life.bind()
+
+    def stop(self) -> Deferred[None] | None:
+        """
+        Owned: for a C{stopService}; fires when everything is down.
+        """
+        return self.life.stop_with_reactor()
+
+    @asynccontextmanager
+    async def attached(self) -> AsyncIterator[None]:
+        """
+        Attached: up inside the block, down after it; the loop is somebody else's.
+        """
+        self.bind()
+        async with self.life.attached():
+            self.started = True
+            yield
+
+    async def _open_state(self) -> None:
+        if self.state is not None:
+            self.state.changed = self._follow
+            self.state.start(self.reactor.loop, self.snapshot.version)
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        """
+        The state changed, here or in another process: swap the table.
+        """
+        if snapshot.version < self.snapshot.version:
+            return
+        self.snapshot = snapshot
+        self.table.swap(self.config.table(snapshot.routes, snapshot.version))
+        for loop in self.loops:
+            loop.nudge()
+
+    async def _close_state(self) -> None:
+        if self.state is not None:
+            await self.state.stop()
+
+    async def _start_legacy(self) -> None:
+        if self.legacy is None or self.legacy.service is None:
+            return
+        if not self._privileged:
+            self.legacy.service.privilegedStartService()
+        self.legacy.service.startService()
+        if self.site is None:
+            # What listens only from callWhenRunning on is there after one turn.
+            await asyncio.sleep(0)
+            self.site = self.adopter.chosen(self.config.site)
+            for listener in self.front.listeners:
+                if self.site is not None and listener.adopted.site not in self.adopter.sites:
+                    listener.road = Road(self.site, self.composed.decide)
+
+    async def _stop_legacy(self) -> None:
+        if self.legacy is not None and self.legacy.service is not None and self.legacy.service.running:
+            stopped = self.legacy.service.stopService()
+            if isinstance(stopped, Deferred):
+                await as_awaitable(stopped)
+
+    async def _start_modern(self) -> None:
+        if self.lifespan is not None:
+            self.app_state = await self.lifespan.startup()
+
+    async def _stop_modern(self) -> None:
+        if self.lifespan is not None:
+            await self.lifespan.shutdown()
+
+    async def _start_loops(self) -> None:
+        for loop in self.loops:
+            self._running.append(asyncio.get_running_loop().create_task(loop.run(), name=f"loop {loop.name}"))
+
+    async def _drain_loops(self) -> None:
+        if self._running:
+            await asyncio.wait(self._running)
+
+    async def _accept(self) -> None:
+        if self.owns_loop:
+            await self.front.start(self.composed, self.app_state)
+
+    async def _stop_accepting(self) -> None:
+        self.front.stop_accepting()
+        # Told now, awaited after the requests: both drain at the same time.
+        for loop in self.loops:
+            loop.close()
+
+    async def _drain(self) -> None:
+        await self.front.drain(self.life.deadline - self.reactor.loop.time())
+
+    async def _drain_shadows(self) -> None:
+        await self.shadows.close()
+
+    async def _ready(self) -> None:
+        for line in summary(self):
+            _log.info("{line}", line=line)
