@@ -105,7 +105,8 @@ class BridgeReactor(AsyncioSelectorReactor):
         self._ended: Future[None] | None = None
         self._root: Task[None] | None = None
         self._attached = False
-        self._crashed = False
+        # Timers run between start and crash only, though the loop may run before and after.
+        self._ticking = False
         self.on_listen: OnListen | None = None
         self.on_signal: Callable[[int], object] = self._stop_then_crash
         self.exit_status = 0
@@ -128,9 +129,13 @@ class BridgeReactor(AsyncioSelectorReactor):
         Run until C{stop()}, and tear everything down; or until C{crash()}, after which it may
         run again.
         """
-        if self._started:
-            raise error.ReactorAlreadyRunning()
         loop = self._asyncioEventloop
+        self._refuse_to_start()
+        if loop.is_running():
+            raise WrongLoopError(
+                "The loop runs already, so run() can't run it. Await reactor.serve() instead, or let the loop's "
+                "owner do it (`uvicorn bridge.asgi:create_app --factory`)."
+            )
         self._attached = False
         root = self._root = loop.create_task(self._serve(installSignalHandlers), name="reactor")
         try:
@@ -158,8 +163,7 @@ class BridgeReactor(AsyncioSelectorReactor):
                 f"The reactor was made for {self._asyncioEventloop!r}, and serve() was awaited on {loop!r}. "
                 "Call bridge.loop.install() inside the loop that will serve."
             )
-        if self._started:
-            raise error.ReactorAlreadyRunning()
+        self._refuse_to_start()
         self._attached = True
         try:
             await self._serve(False)
@@ -167,9 +171,15 @@ class BridgeReactor(AsyncioSelectorReactor):
             if self._startedBefore and not self._started:
                 self._children.close()
 
+    def _refuse_to_start(self) -> None:
+        if self._started:
+            raise error.ReactorAlreadyRunning()
+        if self._startedBefore:
+            raise error.ReactorNotRestartable()
+
     async def _serve(self, installSignalHandlers: bool) -> None:
         ended = self._ended = self._asyncioEventloop.create_future()
-        self._crashed = False
+        self._ticking = True
         self.startRunning(installSignalHandlers)
         self._reschedule()
         while not ended.done():
@@ -222,15 +232,18 @@ class BridgeReactor(AsyncioSelectorReactor):
 
     def crash(self) -> None:
         ReactorBase.crash(self)
-        self._crashed = True
+        self._ticking = False
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
     def iterate(self, delay: float = 0.0) -> None:
-        self._crashed = False
+        ticking, self._ticking = self._ticking, True
         self._reschedule()
         self._asyncioEventloop.call_later(delay + 0.01, self._asyncioEventloop.stop)
-        self._asyncioEventloop.run_forever()
+        try:
+            self._asyncioEventloop.run_forever()
+        finally:
+            self._ticking = ticking
 
     def _close(self) -> None:
         self._children.close()
@@ -304,10 +317,9 @@ class BridgeReactor(AsyncioSelectorReactor):
     def _on_timer(self) -> None:
         self._timer = None
         self._timer_at = _NEVER
-        if self._crashed:
-            return
-        self.runUntilCurrent()
-        if not self._crashed:
+        if self._ticking:
+            self.runUntilCurrent()
+        if self._ticking:
             self._reschedule()
 
     def runUntilCurrent(self) -> None:
