@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from tests.contract.patterns import CaseError, check_names
+from tests.contract.patterns import CaseError, check_names, has_kinds
 
 CASES = Path(__file__).with_name("cases.toml")
 
@@ -204,19 +204,27 @@ def _check_names(case: Case) -> None:
     for step in case.steps:
         content = step.content if isinstance(step.content, str) else ""
         for sent in (*step.after, step.target, *step.headers, content, *(step.chunks or ()), step.body_of or ""):
-            if check_names(sent, known) != known:
-                raise CaseError(f"a request cannot capture, in {sent[:80]!r}")
+            check_names(sent, known)
+            _definite(sent)
         for expected in (*step.gives.values(), step.body):
             known = check_names(expected, known)
     for task in case.tasks:
-        for text in (task.id, task.params, task.result or "", task.columns["after_id"] or ""):
-            known = check_names(text, known)
+        for text in (task.id, task.params, task.columns["after_id"] or ""):
+            check_names(text, known)
+            _definite(text)
+        known = check_names(task.result or "", known)
     for row in case.rows:
         for value in row.values():
             known = check_names(value, known) if isinstance(value, str) else known
     for file in case.files:
         for text in (file.path, file.adds or "", file.holds or "", file.export or "", *(file.mail or {}).values()):
-            known = check_names(text, known)
+            check_names(text, known)
+            _definite(text)
+
+
+def _definite(text: str) -> None:
+    if has_kinds(text):
+        raise CaseError(f"only what is answered or stored can be of a kind, not {text[:80]!r}")
 
 
 def _given(raw: Mapping[str, Any]) -> Mapping[str, Any]:
