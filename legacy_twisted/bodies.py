@@ -63,7 +63,7 @@ class UploadBody:
     def __init__(self, settings, headers, length=None):
         self.limit = settings.upload_limit
         self.tooLarge = length is not None and length > self.limit
-        self.path = settings.path("uploads", "%s.part" % uuid.uuid4())
+        self.path = settings.path("uploads", f"{uuid.uuid4()}.part")
         self.size = 0
         self._received = 0
         try:
@@ -107,7 +107,7 @@ class UploadBody:
         self.filename = filename
         self.size = 0
         if filename is not None:
-            self._file = open(self.path, "wb")
+            self._file = open(self.path, "wb")  # noqa: SIM115 - closed in discard()
 
     def data(self, data):
         if self._mine and self._file is not None:

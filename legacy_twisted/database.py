@@ -91,9 +91,11 @@ class SQLite:
         self.writing = threading.Lock()
 
     def connectArguments(self):
-        return (self.path,), dict(
-            timeout=BUSY, isolation_level=None, check_same_thread=False
-        )
+        return (self.path,), {
+            "timeout": BUSY,
+            "isolation_level": None,
+            "check_same_thread": False,
+        }
 
     def opened(self, raw):
         raw.row_factory = sqlite3.Row
@@ -147,7 +149,7 @@ class PostgreSQL:
     def connectArguments(self):
         from psycopg.rows import dict_row
 
-        return (self.url,), dict(autocommit=True, row_factory=dict_row, connect_timeout=5)
+        return (self.url,), {"autocommit": True, "row_factory": dict_row, "connect_timeout": 5}
 
     def opened(self, raw):
         pass
@@ -249,8 +251,7 @@ class Database(service.Service):
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise DatabaseError(
-                "cannot open the database %s: %s; see the setting `database`"
-                % (withoutPassword(self.url), reason)
+                f"cannot open the database {withoutPassword(self.url)}: {reason}; see the setting `database`"
             ) from error
 
     def _migrate(self, connection):
@@ -260,8 +261,8 @@ class Database(service.Service):
         newest = known[-1][0]
         if present > newest:
             raise DatabaseError(
-                "the database %s has schema %d and this program knows %d; run the newer program"
-                % (withoutPassword(self.url), present, newest)
+                f"the database {withoutPassword(self.url)} has schema {present} and this program"
+                f" knows {newest}; run the newer program"
             )
         for version, statements in known:
             if version > present:

@@ -35,7 +35,7 @@ class Fields:
         self.values = values
 
     def refuse(self, name, what):
-        return Refusal(http.BAD_REQUEST, self.code, "%s: %s" % (name, what))
+        return Refusal(http.BAD_REQUEST, self.code, f"{name}: {what}")
 
     def given(self, name):
         """
@@ -67,7 +67,7 @@ class Fields:
     def _text(self, name, limit, control):
         value = self.string(name)
         if not 1 <= len(value) <= limit:
-            raise self.refuse(name, "must have 1 to %d characters" % limit)
+            raise self.refuse(name, f"must have 1 to {limit} characters")
         if control.search(value):
             raise self.refuse(name, "must not contain control characters")
         return value
@@ -86,7 +86,7 @@ class Fields:
 
     def _between(self, name, value, low, high):
         if not low <= value <= high:
-            raise self.refuse(name, "must be between %d and %d" % (low, high))
+            raise self.refuse(name, f"must be between {low} and {high}")
         return value
 
 
@@ -194,7 +194,7 @@ def received(request):
         raise Refusal(
             http.REQUEST_ENTITY_TOO_LARGE,
             "too_large",
-            "the body is larger than %d bytes" % content.limit,
+            f"the body is larger than {content.limit} bytes",
         )
     return content
 

@@ -10,10 +10,10 @@ import os
 import re
 
 from twisted.internet import defer
+from twisted.internet.interfaces import IPullProducer
 from twisted.web import http
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
-from twisted.internet.interfaces import IPullProducer
 
 from legacy_twisted import fields
 from legacy_twisted.bodies import mediaType
@@ -142,7 +142,7 @@ class Download(Page):
         if row["status"] != "SUCCESS":
             raise Refusal(http.CONFLICT, "not_ready", "not ready yet")
         try:
-            file = open(self.path(row), "rb")
+            file = open(self.path(row), "rb")  # noqa: SIM115 - closed by sendFile()
         except FileNotFoundError:
             # It was cleaned up.
             gone = Refusal(http.NOT_FOUND, "not_found", "the file is gone")
@@ -191,7 +191,7 @@ class Export(Download):
         )
 
     def fileName(self, row):
-        return "%s.%s" % (row["export_id"], row["format"])
+        return "{}.{}".format(row["export_id"], row["format"])
 
     def path(self, row):
         return self.jobs.settings.path("exports", self.fileName(row))
@@ -199,7 +199,7 @@ class Export(Download):
     def setHeaders(self, request, row):
         types = {"csv": b"text/csv; charset=utf-8", "json": b"application/json"}
         request.setHeader(b"Content-Type", types[row["format"]])
-        disposition = 'attachment; filename="export-%s"' % self.fileName(row)
+        disposition = f'attachment; filename="export-{self.fileName(row)}"'
         request.setHeader(b"Content-Disposition", disposition.encode())
 
 

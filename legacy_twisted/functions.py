@@ -6,6 +6,7 @@ A process may die between a task's effect and the note of it, and the task
 then runs again: every effect here can be repeated without showing.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -62,8 +63,8 @@ def sendEmail(run):
 
 def sendWelcome(run):
     name = run.params["name"]
-    body = "Hello %s, your account is ready.\n" % name
-    mail.deliver(run, run.params["email"], "Welcome, %s" % name, body)
+    body = f"Hello {name}, your account is ready.\n"
+    mail.deliver(run, run.params["email"], f"Welcome, {name}", body)
 
 
 def confirmSubscription(run):
@@ -107,7 +108,7 @@ def processFile(run):
     if not os.path.exists(original) and os.path.exists(processed):
         return countedBefore(processed)
     counts = count(run, original)
-    part = "%s.%s.part" % (processed, run.jobs.boot)
+    part = f"{processed}.{run.jobs.boot}.part"
     try:
         with open(part, "wb") as target:
             target.write(b"# lines=%(lines)d words=%(words)d bytes=%(bytes)d\n"
@@ -152,10 +153,8 @@ def count(run, path):
 
 
 def remove(path):
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.remove(path)
-    except FileNotFoundError:
-        pass
 
 
 EXPORTED = ("id", "name", "status", "attempts", "created_at", "finished_at")
@@ -166,8 +165,8 @@ def exportData(run):
     Write all tasks that are older than this one to a file, page by page.
     """
     kind = run.params["format"]
-    path = run.jobs.settings.path("exports", "%s.%s" % (run.params["export_id"], kind))
-    part = "%s.%s.part" % (path, run.jobs.boot)
+    path = run.jobs.settings.path("exports", "{}.{}".format(run.params["export_id"], kind))
+    part = f"{path}.{run.jobs.boot}.part"
     rows = 0
     try:
         with open(part, "w", encoding="utf-8", newline="") as file:
@@ -199,8 +198,8 @@ def pages(run, size=500):
 
 def exportPage(connection, seq, before, size):
     return connection.rows(
-        "SELECT seq, %s FROM tasks WHERE seq > :seq AND seq < :before ORDER BY seq LIMIT :size"
-        % ", ".join(EXPORTED),
+        f"SELECT seq, {', '.join(EXPORTED)} FROM tasks"
+        " WHERE seq > :seq AND seq < :before ORDER BY seq LIMIT :size",
         seq=seq,
         before=before,
         size=size,
@@ -220,7 +219,7 @@ def jsonRows(file):
         while True:
             values = yield
             row = json.dumps(
-                dict(zip(EXPORTED, values)), ensure_ascii=False, separators=(",", ":")
+                dict(zip(EXPORTED, values, strict=True)), ensure_ascii=False, separators=(",", ":")
             )
             file.write(separator + row)
             separator = ","
@@ -242,7 +241,7 @@ def cleanFiles(run):
     for folder in FOLDERS:
         with os.scandir(settings.path(folder)) as entries:
             for entry in entries:
-                name = "%s/%s" % (folder, entry.name)
+                name = f"{folder}/{entry.name}"
                 if entry.name.split(".")[0] in needed or not entry.is_file(follow_symlinks=False):
                     continue
                 if entry.stat(follow_symlinks=False).st_mtime < limit:
@@ -280,7 +279,7 @@ def computePrimes(run):
 def callUnstable(run):
     failures = run.params["failures"]
     if run.row["failures"] < failures:
-        raise RuntimeError("unstable: failure %d of %d" % (run.row["failures"] + 1, failures))
+        raise RuntimeError(f"unstable: failure {run.row['failures'] + 1} of {failures}")
     return {"attempts": run.row["attempts"]}
 
 
@@ -303,5 +302,5 @@ FUNCTIONS = {
 
 def find(name):
     if name not in FUNCTIONS:
-        raise LookupError("this process knows no task %r" % name)
+        raise LookupError(f"this process knows no task {name!r}")
     return FUNCTIONS[name]

@@ -33,8 +33,8 @@ class Fenced(Exception):
     def __init__(self, name, mine, epoch):
         Exception.__init__(
             self,
-            "the loop %s has epoch %s and this one was started with %s: it runs elsewhere,"
-            " and nothing more is written here" % (name, epoch, mine),
+            f"the loop {name} has epoch {epoch} and this one was started with {mine}: it runs elsewhere,"
+            " and nothing more is written here",
         )
         self.epoch = epoch
 
@@ -198,7 +198,7 @@ class Loop(service.Service):
         """
         if self.state != "running":
             return
-        self.log.warn("{error}", error=str(error))
+        self.log.error("{error}", error=str(error))
         self._leave("fenced")
         yield self.end()
         if self.running and self.epoch is None:
@@ -245,7 +245,7 @@ class PeriodicLoop(Loop):
             self.fencedOff(why.value)
             return None
         self.log.failure("A tick of {name} failed; the loop goes on", why, name=self.name)
-        text = "%s: %s" % (why.type.__name__, why.getErrorMessage())
+        text = f"{why.type.__name__}: {why.getErrorMessage()}"
         noted = self.database.write(self.fence.erred, text[:2000])
         return noted.addErrback(lambda _: None)
 
@@ -255,7 +255,7 @@ class PeriodicLoop(Loop):
         """
         seconds = self.jobs.now().timestamp()
         moment = seconds - seconds % self.interval
-        return datetime.datetime.fromtimestamp(moment, datetime.timezone.utc)
+        return datetime.datetime.fromtimestamp(moment, datetime.UTC)
 
     def once(self, connection, when, work=None, *args):
         """
@@ -268,7 +268,7 @@ class PeriodicLoop(Loop):
         ours = connection.execute(
             "INSERT INTO ticks (key, loop, owner, epoch, committed_at)"
             " VALUES (:key, :name, :owner, :epoch, :now) ON CONFLICT DO NOTHING",
-            key="%s@%s" % (self.name, timestamp(when)),
+            key=f"{self.name}@{timestamp(when)}",
             name=self.name,
             owner=self.fence.owner,
             epoch=self.fence.epoch,

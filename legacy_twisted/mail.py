@@ -31,7 +31,7 @@ def message(run, address, subject, body):
     made["Subject"] = BREAKS.sub(" ", subject)
     created = datetime.datetime.fromisoformat(run.row["created_at"].replace("Z", "+00:00"))
     made["Date"] = email.utils.format_datetime(created)
-    made["Message-ID"] = "<%s@jobs>" % run.id
+    made["Message-ID"] = f"<{run.id}@jobs>"
     made.set_content(body, cte=None if body.isascii() else "base64")
     return made
 
@@ -51,7 +51,7 @@ def deliver(run, address, subject, body):
 
 def keep(run, letter):
     path = run.jobs.settings.path("outbox", run.id + ".eml")
-    part = "%s.%s.part" % (path, run.jobs.boot)
+    part = f"{path}.{run.jobs.boot}.part"
     with open(part, "wb") as file:
         file.write(letter.as_bytes())
         file.flush()

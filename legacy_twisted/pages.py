@@ -202,7 +202,7 @@ class Items(Page):
     def create(self, entry, name):
         itemId = newId()
         entry.row("items", ("item_id", "name"), item_id=itemId, name=name, created_at=timestamp())
-        taskId = entry.task("log.write", {"message": "item %s created: %s" % (itemId, name)})
+        taskId = entry.task("log.write", {"message": f"item {itemId} created: {name}"})
         return {"item_id": itemId, "name": name, "task_id": taskId}
 
 
@@ -243,8 +243,8 @@ class ProcessItem(Page):
     def queue(self, entry, itemId, q):
         taskIds = []
         if q is not None:
-            taskIds.append(entry.task("log.write", {"message": "query: %s" % q}))
-        message = {"message": "item %s processed" % itemId}
+            taskIds.append(entry.task("log.write", {"message": f"query: {q}"}))
+        message = {"message": f"item {itemId} processed"}
         taskIds.append(entry.task("log.write", message, after=taskIds[0] if taskIds else None))
         return {"item_id": itemId, "query": q, "task_ids": taskIds}
 

@@ -18,7 +18,7 @@ def startTime(pid):
     there is no such process.  A pid alone may have been used again.
     """
     try:
-        with open("/proc/%d/stat" % pid, "rb") as file:
+        with open(f"/proc/{pid}/stat", "rb") as file:
             # The second field is the program's name, and may hold anything but ")".
             return file.read().rpartition(b")")[2].split()[19].decode()
     except (OSError, IndexError):

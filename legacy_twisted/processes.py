@@ -37,7 +37,7 @@ class Processes(service.Service):
                 return self._wait(run, pool.submit(countPrimes, n))
             except BrokenProcessPool:
                 self._replace(pool)
-        raise RuntimeError("the process pool broke %d times" % TRIES)
+        raise RuntimeError(f"the process pool broke {TRIES} times")
 
     def _wait(self, run, future):
         while True:

@@ -28,7 +28,7 @@ class Rescue(PeriodicLoop):
 
     def _rescued(self, count):
         if count:
-            self.log.warn("{count} stranded tasks were given back", count=count)
+            self.log.info("{count} stranded tasks were given back", count=count)
             self.jobs.work()
 
     def round(self, connection):
@@ -65,7 +65,7 @@ class Rescue(PeriodicLoop):
         if row["cancel_requested"]:
             status = "CANCELLED"
         elif rescues >= MAX_RESCUES:
-            status, error = "FAILURE", "the process died %d times" % rescues
+            status, error = "FAILURE", f"the process died {rescues} times"
         else:
             status = "PENDING"
         now = timestamp()

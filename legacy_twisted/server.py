@@ -15,18 +15,28 @@ from twisted.application import service, strports
 from twisted.internet import defer
 from twisted.logger import Logger
 
-from legacy_twisted import filepages, pages, taskpages, tasks
-from legacy_twisted.requestlog import RequestLog
+from legacy_twisted import chores, filepages, pages, sessionpages, taskpages, tasks
 from legacy_twisted.database import Database
+from legacy_twisted.eventpages import Events, EventSource
 from legacy_twisted.presence import Presence
 from legacy_twisted.processes import Processes
+from legacy_twisted.requestlog import RequestLog
 from legacy_twisted.rescue import Rescue
 from legacy_twisted.settings import SettingsError, makeSettings
 from legacy_twisted.web import Site
 from legacy_twisted.worker import Consumer
 
 FOLDERS = ("uploads", "processed", "exports", "outbox")
-LOOPS = {"consumer": Consumer, "rescue": Rescue}
+LOOPS = {
+    loop.name: loop
+    for loop in (
+        Consumer,
+        Rescue,
+        chores.DailyReport,
+        chores.CacheRefresh,
+        chores.Cleanup,
+    )
+}
 
 
 class Jobs:
@@ -44,10 +54,11 @@ class Jobs:
         self.owner = "legacy:" + self.boot
         self.database = Database(settings.databaseURL, reactor)
         self.processes = Processes()
+        self.events = EventSource(self)
         self._listeners = []
 
     def now(self):
-        return datetime.datetime.now(datetime.timezone.utc)
+        return datetime.datetime.now(datetime.UTC)
 
     def insert(self, connection, name, params, after=None):
         return tasks.insert(connection, name, params, after)
@@ -90,6 +101,8 @@ class JobServer(service.MultiService):
         web = children.pop("web", None)
         if web is not None:
             yield web.stopService()
+        # Streams have no end of their own, and would be waited for.
+        yield children.pop("events").stopService()
         yield self._quiet()
         stopping = [defer.maybeDeferred(child.stopService) for child in children.values()]
         yield defer.DeferredList(stopping, consumeErrors=True)
@@ -102,7 +115,7 @@ class JobServer(service.MultiService):
     def _quiet(self):
         quiet = self.site.whenQuiet()
         quiet.addTimeout(self.jobs.settings.grace, self.jobs.reactor)
-        return quiet.addErrback(lambda _: self.log.warn("Requests were cut off by the stop"))
+        return quiet.addErrback(lambda _: self.log.error("Requests were cut off by the stop"))
 
 
 def make_root(jobs):
@@ -119,6 +132,10 @@ def make_root(jobs):
     root.putChild(b"items", pages.Items(jobs))
     root.putChild(b"process", pages.Process(jobs))
     root.putChild(b"log", pages.Log(jobs))
+    root.putChild(b"events", Events(jobs))
+    root.putChild(b"login", sessionpages.Login(jobs))
+    root.putChild(b"me", sessionpages.Me(jobs))
+    root.putChild(b"logout", sessionpages.Logout(jobs))
     root.putChild(b"upload", filepages.Uploads(jobs))
     root.putChild(b"export", filepages.Exports(jobs))
     root.putChild(b"cleanup", pages.Cleanup(jobs))
@@ -159,12 +176,13 @@ def make_service(settings=None, reactor=None):
         web = strports.service(settings.listen, tree.site, reactor)
     except ValueError as error:
         raise SettingsError("listen", settings.listen, str(error)) from None
-    loops = [(name, LOOPS[name](jobs)) for name in settings.loops if name in LOOPS]
+    loops = [(name, LOOPS[name](jobs)) for name in settings.loops]
     for name, child in [
         ("database", jobs.database),
         ("processes", jobs.processes),
         ("presence", Presence(jobs)),
         ("requestlog", requestLog),
+        ("events", jobs.events),
         *loops,
         ("web", web),
     ]:
@@ -174,15 +192,15 @@ def make_service(settings=None, reactor=None):
 
 
 def prepareFolders(settings):
-    for folder in ("",) + FOLDERS:
+    for folder in ("", *FOLDERS):
         path = settings.path(folder)
         try:
             os.makedirs(path, exist_ok=True)
-            probe = os.path.join(path, ".probe-%d" % os.getpid())
+            probe = os.path.join(path, f".probe-{os.getpid()}")
             open(probe, "wb").close()
             os.remove(probe)
         except OSError as error:
-            remedy = "the folder %s can't be written (%s)" % (path, error.strerror)
+            remedy = f"the folder {path} can't be written ({error.strerror})"
             raise SettingsError("data", settings.data, remedy) from None
 
 

@@ -22,7 +22,7 @@ class SettingsError(ValueError):
     """
 
     def __init__(self, name, value, remedy):
-        ValueError.__init__(self, "setting %s = %r: %s" % (name, value, remedy))
+        ValueError.__init__(self, f"setting {name} = {value!r}: {remedy}")
         self.name = name
         self.value = value
 
@@ -52,7 +52,7 @@ def whole(low, high):
         except (TypeError, ValueError):
             raise SettingsError(name, value, "give a whole number") from None
         if not low <= number <= high:
-            raise SettingsError(name, value, "give a number from %d to %d" % (low, high))
+            raise SettingsError(name, value, f"give a number from {low} to {high}")
         return number
 
     return check
@@ -67,7 +67,7 @@ def seconds(low, high):
         except (TypeError, ValueError):
             raise SettingsError(name, value, "give a number of seconds") from None
         if not low <= number <= high:
-            raise SettingsError(name, value, "give %g to %g seconds" % (low, high))
+            raise SettingsError(name, value, f"give {low:g} to {high:g} seconds")
         return number
 
     return check
@@ -176,4 +176,4 @@ def readFile(environ):
         with open(path, "rb") as file:
             return tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError("JOBS_FILE", path, "give a readable TOML file (%s)" % error) from None
+        raise SettingsError("JOBS_FILE", path, f"give a readable TOML file ({error})") from None

@@ -13,7 +13,7 @@ import random
 import uuid
 
 TERMINAL = ("SUCCESS", "FAILURE", "CANCELLED")
-STATUSES = ("PENDING", "RUNNING", "RETRY") + TERMINAL
+STATUSES = ("PENDING", "RUNNING", "RETRY", *TERMINAL)
 MAX_ATTEMPTS = {"email.send": 5, "email.welcome": 5}
 MAX_RESCUES = 20
 COLUMNS = (
@@ -31,7 +31,7 @@ def timestamp(moment=None):
     """
     The form that all times have in the database and in answers.
     """
-    moment = moment or datetime.datetime.now(datetime.timezone.utc)
+    moment = moment or datetime.datetime.now(datetime.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -39,7 +39,7 @@ def later(delay):
     """
     C{delay} seconds from now, as text.
     """
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     return timestamp(now + datetime.timedelta(seconds=delay))
 
 
@@ -48,7 +48,7 @@ def until(moment):
     Seconds from now to a time as the database has it.
     """
     when = datetime.datetime.fromisoformat(moment.replace("Z", "+00:00"))
-    return (when - datetime.datetime.now(datetime.timezone.utc)).total_seconds()
+    return (when - datetime.datetime.now(datetime.UTC)).total_seconds()
 
 
 def insert(connection, name, params, after=None, engine="table", delay=0.0, priority=0, key=None):
@@ -97,7 +97,7 @@ def describe(row):
 
 
 def find(connection, taskId):
-    row = connection.row("SELECT %s FROM tasks WHERE id = :id" % COLUMNS, id=taskId)
+    row = connection.row(f"SELECT {COLUMNS} FROM tasks WHERE id = :id", id=taskId)
     return None if row is None else describe(row)
 
 
@@ -118,7 +118,7 @@ def page(connection, status, name, limit, after):
     if name is not None:
         wanted.append("name = :name")
     rows = connection.rows(
-        "SELECT %s FROM tasks WHERE %s ORDER BY seq LIMIT :limit" % (COLUMNS, " AND ".join(wanted)),
+        f"SELECT {COLUMNS} FROM tasks WHERE {' AND '.join(wanted)} ORDER BY seq LIMIT :limit",
         seq=seq,
         status=status,
         name=name,
@@ -188,13 +188,13 @@ def claim(connection, owner, limit, skipLocked=""):
 
 
 def due(connection, now, limit, closed, skipLocked):
-    names = {"name%s" % letters(n): name for n, name in enumerate(closed)}
+    names = {f"name{letters(n)}": name for n, name in enumerate(closed)}
     return connection.rows(
         "SELECT t.id, t.name, t.params, t.attempts, t.failures, t.max_attempts, t.timeout,"
         " t.created_at, t.seq FROM tasks t"
         " WHERE t.status IN ('PENDING', 'RETRY') AND t.run_at <= :now AND t.engine = 'table'"
         " AND t.cancel_requested = 0"
-        + (" AND t.name NOT IN (%s)" % ", ".join(":" + key for key in names) if names else "")
+        + (f" AND t.name NOT IN (:{', :'.join(names)})" if names else "")
         + " AND (t.after_id IS NULL OR NOT EXISTS (SELECT 1 FROM tasks b WHERE b.id = t.after_id"
         " AND b.status IN ('PENDING', 'RUNNING', 'RETRY')))"
         " ORDER BY t.priority DESC, t.run_at, t.seq LIMIT :limit" + skipLocked,
@@ -235,12 +235,11 @@ def beat(connection, owner, rows):
     """
     Show that the tasks in C{rows}, (id, attempts), are still being worked on.
     """
-    ids = {"id%s" % letters(n): taskId for n, (taskId, _) in enumerate(rows)}
+    ids = {f"id{letters(n)}": taskId for n, (taskId, _) in enumerate(rows)}
     if ids:
         connection.execute(
             "UPDATE tasks SET heartbeat = heartbeat + 1"
-            " WHERE owner = :owner AND status = 'RUNNING' AND id IN (%s)"
-            % ", ".join(":" + key for key in ids),
+            f" WHERE owner = :owner AND status = 'RUNNING' AND id IN (:{', :'.join(ids)})",
             owner=owner,
             **ids,
         )
@@ -282,7 +281,7 @@ def fail(connection, owner, row, error, spread=random.random):
     @param spread: gives 0 to 1; full jitter, so that what failed together
         doesn't come back together.
     """
-    text = ("%s: %s" % (type(error).__name__, error))[:2000]
+    text = f"{type(error).__name__}: {error}"[:2000]
     text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\\0")
     failures = row["failures"] + 1
     wanted = connection.row("SELECT cancel_requested FROM tasks WHERE id = :id", id=row["id"])

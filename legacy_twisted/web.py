@@ -134,7 +134,7 @@ class Page(resource.Resource):
         ]
         if "GET" in methods:
             methods.append("HEAD")
-        return sorted(methods + ["OPTIONS"])
+        return sorted([*methods, "OPTIONS"])
 
     def render(self, request):
         method = request.method.decode("latin-1")
@@ -146,7 +146,7 @@ class Page(resource.Resource):
                 raise Refusal(
                     http.NOT_ALLOWED,
                     "method_not_allowed",
-                    "%s is not allowed here" % method,
+                    f"{method} is not allowed here",
                     [(b"Allow", allow)],
                 )
             answer = getattr(self, "render_" + method)(request)
@@ -254,8 +254,8 @@ class Entry:
             key was there before.
         """
         inserted = self.connection.execute(
-            "INSERT INTO %s (%s) VALUES (%s) ON CONFLICT DO NOTHING"
-            % (table, ", ".join(values), ", ".join(":" + name for name in values)),
+            f"INSERT INTO {table} ({', '.join(values)})"
+            f" VALUES (:{', :'.join(values)}) ON CONFLICT DO NOTHING",
             **values,
         )
         if inserted:

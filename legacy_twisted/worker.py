@@ -69,7 +69,7 @@ class Run:
         now = time.monotonic()
         timeout = self.row["timeout"]
         if timeout is not None and now - self._began > timeout:
-            raise TimeoutError("ran longer than %g seconds" % timeout)
+            raise TimeoutError(f"ran longer than {timeout:g} seconds")
         if now - self._looked < LOOK:
             return
         self._looked = now
@@ -167,7 +167,7 @@ class BackgroundWorker:
                 self.abandoning.set()
                 self._idle.wait_for(lambda: not self._running, grace / 2)
         for row in list(self._running.values()):
-            self.log.warn("Task {id} is left behind; rescue will find it", id=row["id"])
+            self.log.error("Task {id} is left behind; rescue will find it", id=row["id"])
 
     def beat(self):
         """
@@ -195,7 +195,7 @@ class BackgroundWorker:
             ending = self._attempt(Run(self, row))
             self._finish(row, ending)
         except (tasks.Lost, Fenced):
-            self.log.warn("Task {id} was taken by somebody else; its result is dropped", **row)
+            self.log.error("Task {id} was taken by somebody else; its result is dropped", **row)
         except Exception:
             self.log.failure("Task {id} could not be ended; rescue will find it", **row)
         finally:
