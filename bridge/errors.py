@@ -81,6 +81,17 @@ class UnknownRouteError(BridgeError):
         self.nearest = nearest
 
 
+class UnknownLoopError(BridgeError):
+    """
+    A loop was named that the policy doesn't have.
+    """
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        there = f"It has: {', '.join(known)}." if known else "It names none: add a [[loop]]."
+        super().__init__(f"The policy has no loop {name!r}. {there}")
+        self.name = name
+
+
 class StateError(BridgeError):
     """
     The state database refuses, or can't be reached.

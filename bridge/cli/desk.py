@@ -1,0 +1,284 @@
+"""
+Owns whom bgctl asks: a running server by its admin listener, or the state database.
+
+Refuses: to mix them.  One command asks one of the two, and says which if it isn't
+the one that was to be expected.
+"""
+
+from __future__ import annotations
+
+import getpass
+import http.client
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlencode, urlsplit
+
+import attrs
+
+from bridge.config import Config
+from bridge.errors import BridgeError, StateUnavailableError
+from bridge.policy import find_policy
+from bridge.routing import Stage
+from bridge.state.desk import Desk
+from bridge.state.store import Store
+
+TOKEN = "BGSERVER_ADMIN_TOKEN"
+"""
+The environment variable with the token that an admin listener beyond loopback wants.
+"""
+
+
+class ServerRefusedError(BridgeError):
+    """
+    The server answered with a refusal.
+
+    @ivar kind: Its word for it, like C{refused} or C{unknown}.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class ServerUnreachableError(BridgeError):
+    """
+    Nobody answers at the admin listener's address.
+    """
+
+    def __init__(self, url: str, cause: str) -> None:
+        super().__init__(
+            f"No bgserver answers at {url}: {cause}. Start it, or leave --admin out to work on the state database."
+        )
+
+
+class Answers(Protocol):
+    """
+    What bgctl can ask, of either.
+    """
+
+    def status(self) -> dict[str, Any]: ...
+    def route(self, name: str) -> dict[str, Any]: ...
+    def audit(self, name: str | None, limit: int) -> list[dict[str, Any]]: ...
+    def differences(self, name: str, limit: int) -> dict[str, Any]: ...
+    def report(self, limit: int) -> dict[str, Any]: ...
+    def move(self, name: str, stage: Stage, weight: float | None, force: bool, why: str) -> dict[str, Any]: ...
+    def rollback(self, name: str | None, why: str) -> list[dict[str, Any]]: ...
+    def hand_off(self, loop: str, stage: str, why: str) -> dict[str, Any]: ...
+
+
+@attrs.frozen
+class LocalDesk:
+    """
+    The state database itself.  It is made only where something is written.
+    """
+
+    config: Config
+
+    def _look(self) -> Desk:
+        try:
+            store = Store.open(self.config.state, create=False)
+        except StateUnavailableError:
+            if _never_made(self.config.state):
+                return Desk(self.config, None)
+            raise
+        return Desk(self.config, store)
+
+    def _touch(self) -> Desk:
+        return Desk(self.config, Store.open(self.config.state))
+
+    def status(self) -> dict[str, Any]:
+        return self._look().status()
+
+    def route(self, name: str) -> dict[str, Any]:
+        return self._look().route(name)
+
+    def audit(self, name: str | None, limit: int) -> list[dict[str, Any]]:
+        return self._look().audit(name, limit)
+
+    def differences(self, name: str, limit: int) -> dict[str, Any]:
+        return self._look().differences(name, limit)
+
+    def report(self, limit: int) -> dict[str, Any]:
+        return self._look().report(limit)
+
+    def move(self, name: str, stage: Stage, weight: float | None, force: bool, why: str) -> dict[str, Any]:
+        return self._touch().move(name, stage, who=whoami(), why=why, weight=weight, force=force)
+
+    def rollback(self, name: str | None, why: str) -> list[dict[str, Any]]:
+        return self._touch().rollback(name, who=whoami(), why=why)
+
+    def hand_off(self, loop: str, stage: str, why: str) -> dict[str, Any]:
+        return self._touch().hand_off(loop, stage, who=whoami(), why=why)
+
+
+@attrs.frozen
+class RemoteDesk:
+    """
+    A running server, by its admin API.
+
+    @ivar url: C{http://HOST:PORT}, or C{unix:PATH}.
+    @ivar timeout: Seconds for one answer.
+    """
+
+    url: str
+    token: str | None = None
+    timeout: float = 15.0
+
+    def status(self) -> dict[str, Any]:
+        return self._get("/api/status")
+
+    def route(self, name: str) -> dict[str, Any]:
+        return self._get("/api/route", name=name)
+
+    def audit(self, name: str | None, limit: int) -> list[dict[str, Any]]:
+        wanted: dict[str, Any] = {"limit": limit} if name is None else {"name": name, "limit": limit}
+        found: list[dict[str, Any]] = self._get("/api/audit", **wanted)["audit"]
+        return found
+
+    def differences(self, name: str, limit: int) -> dict[str, Any]:
+        return self._get("/api/differences", name=name, limit=limit)
+
+    def report(self, limit: int) -> dict[str, Any]:
+        return self._get("/api/report", limit=limit)
+
+    def move(self, name: str, stage: Stage, weight: float | None, force: bool, why: str) -> dict[str, Any]:
+        asked = {"route": name, "stage": stage.value, "weight": weight, "force": force, "why": why, "who": whoami()}
+        return self._post("/api/set", asked)
+
+    def rollback(self, name: str | None, why: str) -> list[dict[str, Any]]:
+        asked = {"route": name, "all": name is None, "why": why, "who": whoami()}
+        found: list[dict[str, Any]] = self._post("/api/rollback", asked)["moved"]
+        return found
+
+    def hand_off(self, loop: str, stage: str, why: str) -> dict[str, Any]:
+        return self._post("/api/handoff", {"loop": loop, "stage": stage, "why": why, "who": whoami()})
+
+    def _get(self, path: str, **query: Any) -> dict[str, Any]:
+        return self._ask("GET", f"{path}?{urlencode(query)}" if query else path, None)
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", path, json.dumps(body).encode())
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        connection = _connection(self.url, self.timeout)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerUnreachableError(self.url, str(error) or type(error).__name__) from None
+        finally:
+            connection.close()
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ServerUnreachableError(self.url, f"what answers there is no bgserver (status {response.status})")
+        if response.status >= 400:
+            raise ServerRefusedError(str(found.get("error", "refused")), str(found.get("message", found)))
+        return found
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _connection(url: str, timeout: float) -> http.client.HTTPConnection:
+    if url.startswith("unix:"):
+        return _UnixConnection(url.removeprefix("unix:"), timeout)
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout)
+    return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
+
+
+def admin_url(endpoint: str) -> str:
+    """
+    The URL of an admin listener, from the policy's endpoint string or from a URL.
+    """
+    if "://" in endpoint:
+        return endpoint.rstrip("/")
+    kind, *words = endpoint.split(":")
+    keys = dict(word.partition("=")[::2] for word in words if "=" in word)
+    plain = [word for word in words if "=" not in word]
+    if kind == "unix":
+        return f"unix:{keys.get('address') or plain[0]}"
+    host = keys.get("interface", "127.0.0.1").replace("\\", "") or "127.0.0.1"
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    if ":" in host:
+        host = f"[{host}]"
+    scheme = "https" if kind == "ssl" else "http"
+    return f"{scheme}://{host}:{keys.get('port') or plain[0]}"
+
+
+def policy(config: str | None, state: str | None) -> Config:
+    """
+    The policy that the server has, found as it finds it.
+
+    @raise ConfigError: If it can't be used.
+    """
+    found = find_policy(config=config, legacy=None, modern=None, cwd=Path.cwd(), example=_example(), environ=os.environ)
+    return found.merged(base=Path.cwd(), state=state)
+
+
+def choose(config: Config, admin: str | None, state: str | None, say: Callable[[str], None]) -> Answers:
+    """
+    Whom to ask, by what was named: a server (it must answer), a database, or what
+    the policy says, in which case the database stands in for a server that is down.
+
+    @param say: Told when the database is asked, and why.
+    """
+    token = os.environ.get(TOKEN)
+    if admin is not None and admin != "off":
+        return RemoteDesk(admin_url(admin), token)
+    why = "as asked"
+    if state is None and admin is None:
+        why = "the admin listener is off"
+        if config.admin != "off":
+            remote = RemoteDesk(admin_url(config.admin), token)
+            try:
+                remote.status()
+            except ServerUnreachableError:
+                why = f"no bgserver answers at {remote.url}"
+            else:
+                return remote
+    say(f"{why[0].upper()}{why[1:]}: working on the state {config.state}; a server on it follows within a second.")
+    return LocalDesk(config)
+
+
+def whoami() -> str:
+    """
+    The person, for the audit log.
+    """
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def _never_made(url: str) -> bool:
+    path = url.removeprefix("sqlite:///")
+    return path != url and not Path(path).exists()
+
+
+def _example() -> Path | None:
+    # Found, not imported: the command stands without the plugin.
+    spec = find_spec("twistd_plugin")
+    folders = spec.submodule_search_locations if spec is not None else None
+    return Path(next(iter(folders))) / "example.toml" if folders else None

@@ -1,0 +1,214 @@
+"""
+Owns how an answer looks to a person: tables in a terminal, plain lines in a pipe.
+
+Refuses: to ask anybody anything.  It gets the same dicts that C{--json} prints.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_COLOURS = {
+    "legacy": "",
+    "shadow": "cyan",
+    "canary": "yellow",
+    "live": "green",
+    "modern": "bold green",
+    "retired": "dim",
+    "promote": "green",
+    "rollback": "bold red",
+}
+
+
+def status(found: dict[str, Any], console: Console) -> None:
+    """
+    Where everything stands.
+    """
+    if found.get("force_legacy"):
+        console.print(Text("force_legacy is set: legacy answers everything, whatever the stages say.", "bold red"))
+    for line in _trouble(found):
+        console.print(Text(line, "bold red"))
+    table = _table("route", "stage", ">weight", "effects", ">pairs", ">different", "gate", "why")
+    for row in found["routes"]:
+        table.add_row(
+            row["route"],
+            _coloured(row["stage"]),
+            f"{row['weight']} %" if row["stage"] == "canary" else "",
+            row.get("effects", ""),
+            str(row["pairs"]),
+            str(row["mismatches"]),
+            _coloured(row["gate"]),
+            row["why"],
+        )
+    console.print(table)
+    if found["loops"]:
+        loops(found, console)
+
+
+def loops(found: dict[str, Any], console: Console) -> None:
+    """
+    The background loops.
+    """
+    if not found["loops"]:
+        console.print("The policy names no loop.")
+        return
+    table = _table("loop", "stage", "owner", ">epoch")
+    for row in found["loops"]:
+        table.add_row(row["loop"], _coloured(row["stage"]), row["owner"] or "nobody", str(row["epoch"]))
+    console.print(table)
+
+
+def route(found: dict[str, Any], console: Console) -> None:
+    """
+    All about one route.
+    """
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for key, value in found.items():
+        if key == "audit" or value in ([], {}):
+            continue
+        table.add_row(key, _coloured(str(value)) if key in ("stage", "gate") else Text(str(value)))
+    console.print(table)
+    if found["audit"]:
+        console.print()
+        audit(found["audit"], console)
+
+
+def audit(found: list[dict[str, Any]], console: Console) -> None:
+    """
+    The audit log, newest first.
+    """
+    if not found:
+        console.print("Nothing was ever moved.")
+        return
+    table = _table("when", "who", "what", "from", "to", "why")
+    for row in found:
+        table.add_row(
+            _when(row["at"]),
+            row["who"],
+            row.get("route") or row.get("loop") or "",
+            _standing(row["from"]),
+            _standing(row["to"]),
+            ("forced: " if row["forced"] else "") + row["why"],
+        )
+    console.print(table)
+
+
+def moved(found: list[dict[str, Any]], console: Console) -> None:
+    """
+    What moves came to.
+    """
+    if not found:
+        console.print("Nothing to roll back: every route is at legacy or retired.")
+    for row in found:
+        name = row.get("route") or row.get("loop")
+        if row["changed"]:
+            console.print(Text(f"{name}: {_plain(row['from'])} → {_plain(row['to'])}"))
+        else:
+            console.print(Text(f"{name} is at {_plain(row['to'])} already."))
+        if row.get("problem"):
+            console.print(Text(f"It counts in this server, but isn't recorded yet: {row['problem']}", "bold red"))
+
+
+def differences(found: dict[str, Any], console: Console) -> None:
+    """
+    How a route's sides differ, side by side, with the request that shows it.
+    """
+    name = found["route"]
+    if not found["differences"]:
+        console.print(Text(f"{name}: no difference was seen{_compared(found['counts'])}."))
+    for row in found["differences"]:
+        times = "once" if row["count"] == 1 else f"{row['count']} times"
+        console.print(Text(f"{name}: {row['kind']} at {row['path']}, {times}, last {_when(row['last_at'])}", "bold"))
+        if row["sample"]:
+            _sample(row["sample"], console)
+        console.print()
+    for row in found["proposals"]:
+        console.print(
+            Text(
+                f"{row['status']} rule: ignore {row['rule']} (differs by itself in {row['share']:.1%} of "
+                f"{row['pairs']} pairs; owner {row['owner']}, until {_when(row['expires'])})"
+            )
+        )
+
+
+def _sample(sample: dict[str, Any], console: Console) -> None:
+    table = _table("", "legacy", "modern")
+    legacy, modern = sample.get("legacy") or {}, sample.get("modern") or {}
+    if legacy.get("status") != modern.get("status"):
+        table.add_row("status", str(legacy.get("status")), Text(str(modern.get("status")), "red"))
+    for each in sample.get("differences", []):
+        table.add_row(each["path"], _value(each["legacy"]), Text(_value(each["modern"]), "red"))
+    console.print(table)
+    console.print(Text(f"the client got {sample.get('answered', 'one')}'s answer; the same request again:", "dim"))
+    console.print(Text(f"  {sample['curl']}"), soft_wrap=True)
+
+
+def _value(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _compared(counts: dict[str, int]) -> str:
+    pairs = sum(count for name, count in counts.items() if name.rpartition(".")[2] in ("same", "noise", "different"))
+    return f" in {pairs} pairs" if pairs else ": nothing was compared yet"
+
+
+def report(found: dict[str, Any], console: Console) -> None:
+    """
+    The whole migration on one page.
+    """
+    stages = ", ".join(f"{count} {stage}" for stage, count in found["stages"].items())
+    console.print(Text(f"{found['policy']}: {stages}"))
+    console.print()
+    status(found, console)
+    for each in found["differences"]:
+        console.print()
+        differences(each, console)
+    console.print()
+    audit(found["audit"], console)
+
+
+def checked(found: list[dict[str, Any]], console: Console) -> None:
+    """
+    What was checked, line by line.
+    """
+    for row in found:
+        mark = Text("ok  ", "green") if row["ok"] else Text("bad ", "bold red")
+        console.print(mark + Text(f"{row['what']}: {row['found']}"))
+
+
+def _trouble(found: dict[str, Any]) -> list[str]:
+    health = found.get("state") or {}
+    return [f"State: {health['problem']}"] if health.get("problem") else []
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in names:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    return table
+
+
+def _coloured(word: str) -> Text:
+    return Text(word, _COLOURS.get(word, ""))
+
+
+def _standing(row: dict[str, Any]) -> Text:
+    text = _coloured(row["stage"])
+    return text + Text(f" {row['weight']} %") if row["weight"] else text
+
+
+def _plain(row: dict[str, Any]) -> str:
+    return _standing(row).plain
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,381 @@
+"""
+Owns what an operator may ask of the state under a policy: where everything stands,
+why, and to move it.  The answers are made of plain dicts, ready for JSON: the admin
+API gives them as they are, and bgctl shows the same ones.
+
+Refuses: to run on an event loop's thread; and to change anything that the rules of
+L{bridge.routing.moves} don't allow.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from bridge.background.ownership import LoopStage
+from bridge.background.ownership import check_move as check_move_of_loop
+from bridge.config import Config, RouteConfig
+from bridge.errors import RefusedChangeError, UnknownLoopError
+from bridge.parity.gate import Gate, Ruling
+from bridge.parity.tally import AGAINST, DIFFERENT, IN_FAVOUR, Tally
+from bridge.routing import Side, Stage, resolve
+from bridge.routing.moves import check_move, is_forward
+from bridge.state.stages import ROUTE, Change, Snapshot
+from bridge.state.store import Store
+
+Rule = Callable[[RouteConfig, Stage, Tally], Ruling]
+"""
+What the gate says of a route at a stage with these counts.
+"""
+
+
+@attrs.frozen
+class Desk:
+    """
+    One policy and the state that belongs to it.  Every call blocks.
+
+    @ivar store: None where no state was ever written: all stands as the policy says.
+    @ivar rule: The gate of the process, which may know of more than counts; else
+        the policy's gate rules on the counts alone.
+    @ivar identities: The identity of the code that runs, by route; where it isn't
+        known, the evidence that was counted last is what counts.
+    """
+
+    config: Config
+    store: Store | None
+    rule: Rule | None = None
+    identities: Callable[[str], str | None] = lambda route: None
+    clock: Callable[[], float] = time.time
+
+    # -- looking -------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """
+        Every route and loop, and what the gate says.
+        """
+        snapshot = self.snapshot()
+        return {
+            "routes": [self._row(route, snapshot) for route in self._routes()],
+            "loops": [self._loop_row(loop.name, loop.stage, snapshot) for loop in self.config.loops],
+            "version": snapshot.version,
+            "policy": self.config.source,
+            "force_legacy": self.config.force_legacy,
+        }
+
+    def route(self, name: str) -> dict[str, Any]:
+        """
+        All about one route: its row, what the policy declares, its last changes.
+
+        @raise UnknownRouteError: If there is none.
+        """
+        route = self._find(name)
+        row = self._row(route, self.snapshot())
+        row.update(
+            outcomes=list(route.outcomes),
+            ignore=list(route.ignore),
+            tolerate=dict(route.tolerate),
+            stream=route.stream,
+            subject=str(route.selector),
+            canary_weight=_number(route.weight),
+            start=route.stage.value,
+            audit=self.audit(route.name, limit=20),
+        )
+        return row
+
+    def audit(self, name: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """
+        The latest changes, newest first.
+        """
+        if self.store is None:
+            return []
+        if name is not None and name not in {loop.name for loop in self.config.loops}:
+            name = self._find(name).name
+        return [change_row(change) for change in self.store.audit(name, limit=limit)]
+
+    def snapshot(self) -> Snapshot:
+        """
+        All stages that the state has.
+        """
+        return Snapshot(0, {}, {}) if self.store is None else self.store.snapshot()
+
+    # -- moving --------------------------------------------------------------------
+
+    def ruling(self, name: str) -> Ruling:
+        """
+        What the gate says of a route where it stands.
+        """
+        route = self._find(name)
+        return self._ruling(route, self._standing(route, self.snapshot())[0])[0]
+
+    def move(
+        self,
+        name: str,
+        stage: Stage,
+        *,
+        who: str,
+        why: str,
+        weight: float | None = None,
+        force: bool = False,
+    ) -> dict[str, Any]:
+        """
+        Move a route, if the rules allow it, and log who, when and why.
+
+        @param weight: Percent for a canary; the policy's, if not given.
+        @raise RefusedChangeError: If they don't.
+        @raise StaleChangeError: If it was moved in the meantime.
+        """
+        route = self._find(name)
+        old = self._standing(route, self.snapshot())
+        new = target(route, stage, weight)
+        ruling, tally = self._ruling(route, old[0])
+        check_move(
+            route.name,
+            old,
+            new,
+            passing=ruling.passing,
+            reading=ruling.why,
+            modern=self.config.modern is not None,
+            force=force,
+            why=why,
+        )
+        assert self.store is not None
+        change = self.store.set_stage(
+            route.name,
+            *new,
+            who=who,
+            why=why,
+            forced=force,
+            evidence=self._kept(route, ruling, tally) if is_forward(old, new) else None,
+            start=start(route),
+            expect=old,
+            at=self.clock(),
+        )
+        return moved(route.name, old, new, change)
+
+    def rollback(self, name: str | None, *, who: str, why: str) -> list[dict[str, Any]]:
+        """
+        Send one route, or with None all, back to legacy; a retired one has nowhere
+        to go back to, and is passed over where all are meant.
+        """
+        snapshot = self.snapshot()
+        if name is not None:
+            return [self.move(name, Stage.LEGACY, who=who, why=why)]
+        return [
+            self.move(route.name, Stage.LEGACY, who=who, why=why)
+            for route in self._routes()
+            if self._standing(route, snapshot)[0] not in (Stage.LEGACY, Stage.RETIRED)
+        ]
+
+    def hand_off(self, loop: str, stage: str, *, who: str, why: str) -> dict[str, Any]:
+        """
+        Have a background loop run on another side.
+
+        @raise UnknownLoopError: If the policy names no such loop.
+        @raise RefusedChangeError: If a loop doesn't go there from where it is.
+        """
+        found = next((each for each in self.config.loops if each.name == loop), None)
+        if found is None:
+            raise UnknownLoopError(loop, [each.name for each in self.config.loops])
+        old = LoopStage(self.snapshot().loops.get(loop, found.stage))
+        new = LoopStage(stage)
+        check_move_of_loop(loop, old, new)
+        if new.owner is Side.MODERN and found.modern is None:
+            raise RefusedChangeError(loop, stage, "the policy names no modern loop", "Add modern = NAME to it.")
+        assert self.store is not None
+        change = self.store.set_loop_stage(
+            loop, stage, who=who, why=why, start=found.stage, from_stage=old.value, at=self.clock()
+        )
+        return {
+            "loop": loop,
+            "from": {"stage": old.value, "weight": 0},
+            "to": {"stage": new.value, "weight": 0},
+            "changed": change is not None,
+            "audit": None if change is None else change.id,
+        }
+
+    # -- evidence ------------------------------------------------------------------
+
+    def differences(self, name: str, limit: int = 10) -> dict[str, Any]:
+        """
+        How a route's sides differ: each fingerprint with its count and the newest
+        request that shows it, the most frequent first; and what was proposed.
+        """
+        route = self._find(name)
+        identity = self._identity(route)
+        tally = self._tally(route, self._standing(route, self.snapshot())[0])
+        made: dict[str, Any] = {
+            "route": route.name,
+            "identity": identity,
+            "counts": dict(tally.counts),
+            "differences": [],
+            "proposals": [],
+        }
+        if self.store is None or identity is None:
+            return made
+        for found in self.store.fingerprints(route.name, identity)[:limit]:
+            samples = self.store.samples(route.name, found.fingerprint, limit=1)
+            row = attrs.asdict(found)
+            row["sample"] = json.loads(samples[0].text) if samples else None
+            made["differences"].append(row)
+        made["proposals"] = [attrs.asdict(proposal) for proposal in self.store.proposals(route.name)]
+        return made
+
+    def evidence(self, name: str) -> dict[str, Any]:
+        """
+        The counters that the gate rules on, and what it says.
+        """
+        route = self._find(name)
+        ruling, tally = self._ruling(route, self._standing(route, self.snapshot())[0])
+        return {
+            "route": route.name,
+            "identity": self._identity(route),
+            "stage": tally.stage,
+            "seconds": tally.seconds,
+            "counts": dict(tally.counts),
+            "gate": ruling.action.value,
+            "passing": ruling.passing,
+            "why": ruling.why,
+        }
+
+    def report(self, limit: int = 20) -> dict[str, Any]:
+        """
+        The whole migration: where everything stands, the most frequent differences
+        of each route that has any, and the latest changes.
+        """
+        made = self.status()
+        stages = [row["stage"] for row in made["routes"]]
+        made["stages"] = {stage.value: stages.count(stage.value) for stage in Stage if stage.value in stages}
+        made["differences"] = [
+            found for route in self._routes() if (found := self.differences(route.name, 3))["differences"]
+        ]
+        made["audit"] = self.audit(limit=limit)
+        return made
+
+    # -- inside --------------------------------------------------------------------
+
+    def _routes(self) -> tuple[RouteConfig, ...]:
+        return (*self.config.routes, self.config.default_route)
+
+    def _find(self, name: str) -> RouteConfig:
+        found = self.config.route(resolve(name, [route.name for route in self._routes()]))
+        assert found is not None
+        return found
+
+    def _standing(self, route: RouteConfig, snapshot: Snapshot) -> tuple[Stage, float]:
+        return snapshot.routes.get(route.name, start(route))
+
+    def _ruling(self, route: RouteConfig, stage: Stage) -> tuple[Ruling, Tally]:
+        tally = self._tally(route, stage)
+        if self.rule is not None:
+            return self.rule(route, stage, tally), tally
+        gate = Gate(self.config.gate)
+        ruling = gate.rule(
+            stage,
+            tally,
+            route.effects,
+            route.outcomes,
+            route.promote == "auto",
+            gate.split.of_counts(tally[AGAINST], tally[IN_FAVOUR]),
+        )
+        return ruling, tally
+
+    def _tally(self, route: RouteConfig, stage: Stage) -> Tally:
+        identity = self._identity(route)
+        if self.store is None or identity is None:
+            return Tally(stage=stage.value)
+        changes = self.store.audit(route.name, ROUTE, limit=1)
+        since = changes[0].at if changes else self.store.first_at(route.name, identity)
+        seconds = 0.0 if since is None else max(0.0, self.clock() - since)
+        return Tally(self.store.counts(route.name, identity), stage.value, seconds)
+
+    def _identity(self, route: RouteConfig) -> str | None:
+        if self.store is None:
+            return None
+        return self.identities(route.name) or self.store.identity(route.name)
+
+    def _kept(self, route: RouteConfig, ruling: Ruling, tally: Tally) -> int | None:
+        identity = self._identity(route)
+        if self.store is None or identity is None:
+            return None
+        text = json.dumps({"why": ruling.why, "seconds": tally.seconds, "counts": dict(tally.counts)}, sort_keys=True)
+        return self.store.add_evidence(route.name, identity, text, self.clock())
+
+    def _row(self, route: RouteConfig, snapshot: Snapshot) -> dict[str, Any]:
+        stage, weight = self._standing(route, snapshot)
+        ruling, tally = self._ruling(route, stage)
+        return {
+            "route": route.name,
+            "stage": stage.value,
+            "weight": _number(weight),
+            "pairs": tally.pairs,
+            "mismatches": tally[DIFFERENT],
+            "gate": ruling.action.value,
+            "why": ruling.why,
+            "effects": route.effects.value,
+            "promote": route.promote,
+            "sample": route.sample,
+        }
+
+    def _loop_row(self, name: str, start_stage: str, snapshot: Snapshot) -> dict[str, Any]:
+        lease = None if self.store is None else self.store.lease(name)
+        holder = "" if lease is None or lease.holder is None else lease.holder
+        return {
+            "loop": name,
+            "owner": holder.partition(":")[0] or None,
+            "epoch": 0 if lease is None else lease.epoch,
+            "stage": snapshot.loops.get(name, start_stage),
+        }
+
+
+def start(route: RouteConfig) -> tuple[Stage, float]:
+    """
+    Where the policy starts a route.
+    """
+    return route.stage, route.weight if route.stage is Stage.CANARY else 0.0
+
+
+def target(route: RouteConfig, stage: Stage, weight: float | None) -> tuple[Stage, float]:
+    """
+    Where a move leads: only a canary has a weight, and the policy knows which.
+    """
+    if stage is not Stage.CANARY:
+        return stage, 0.0
+    return stage, route.weight if weight is None else weight
+
+
+def moved(name: str, old: tuple[Stage, float], new: tuple[Stage, float], change: Change | None) -> dict[str, Any]:
+    """
+    What a move came to, for JSON; C{changed} is false if it stood there already.
+    """
+    return {
+        "route": name,
+        "from": {"stage": old[0].value, "weight": _number(old[1])},
+        "to": {"stage": new[0].value, "weight": _number(new[1])},
+        "changed": change is not None,
+        "audit": None if change is None else change.id,
+    }
+
+
+def change_row(change: Change) -> dict[str, Any]:
+    """
+    One row of the audit log, for JSON.
+    """
+    return {
+        "id": change.id,
+        "at": change.at,
+        "who": change.who,
+        change.kind: change.name,
+        "from": {"stage": change.old.stage, "weight": _number(change.old.weight)},
+        "to": {"stage": change.new.stage, "weight": _number(change.new.weight)},
+        "why": change.why,
+        "forced": change.forced,
+        "evidence": change.evidence,
+    }
+
+
+def _number(weight: float) -> float | int:
+    return int(weight) if weight == int(weight) else weight
