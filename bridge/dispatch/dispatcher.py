@@ -70,9 +70,7 @@ class Dispatcher:
             return await self.sides[decision.answers](scope, receive, send)
         return await self._observe(decision, scope, receive, send)
 
-    async def _observe(
-        self, decision: Decision, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _observe(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         shadows, clock = self.shadows, self.clock
         tape = tape_of(receive, shadows.limits.body)
         seen = shadows.recording(decision, clock())
@@ -95,9 +93,7 @@ class Dispatcher:
 
         watching = Tee(send, seen, clock, after_part)
         try:
-            await self.sides[decision.answers](
-                with_extension(scope, EFFECTS, seen.effect), tape.receive, watching.send
-            )
+            await self.sides[decision.answers](with_extension(scope, EFFECTS, seen.effect), tape.receive, watching.send)
         except asyncio.CancelledError:
             seen.closed(Ending.LEFT, clock())
             raise
@@ -119,9 +115,7 @@ class Dispatcher:
         else:
             self.shadows.offer(decision, scope, tape.chunks, seen)
 
-    async def _watch(
-        self, decision: Decision, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _watch(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         # Nothing may shadow here, so that a canary is judged by its own errors.
         status = 0
 

@@ -141,9 +141,7 @@ class ShadowQueue:
             return attrs.evolve(self.limits.capture, events=self.limits.events)
         return self.limits.capture
 
-    def offer(
-        self, decision: Decision, scope: Scope, chunks: Sequence[bytes], seen: Recording
-    ) -> None:
+    def offer(self, decision: Decision, scope: Scope, chunks: Sequence[bytes], seen: Recording) -> None:
         """
         Have a request shadowed, if there is room; never waits.
 
@@ -229,9 +227,7 @@ class ShadowQueue:
             else:
                 self._free()
 
-    async def _trial(
-        self, job: _Job, left: list[Callable[[float], Coroutine[Any, Any, None]]]
-    ) -> Trial:
+    async def _trial(self, job: _Job, left: list[Callable[[float], Coroutine[Any, Any, None]]]) -> Trial:
         decision, request = job.decision, job.request
         assert decision.shadows is not None
         sides = [decision.shadows]

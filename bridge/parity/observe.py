@@ -194,9 +194,7 @@ class Recording:
         Whether a stream has shown what is compared of it.
         """
         capture = self.capture
-        return bool(capture.events) and (
-            self._events >= capture.events or len(self._prefix) >= capture.prefix
-        )
+        return bool(capture.events) and (self._events >= capture.events or len(self._prefix) >= capture.prefix)
 
     @property
     def flooded(self) -> bool:

@@ -24,9 +24,7 @@ def answering(body: bytes, status: int = 200, headers: list | None = None):
         app.calls.append(scope)
         while (await receive()).get("more_body"):
             pass
-        await send(
-            {"type": "http.response.start", "status": status, "headers": list(headers or [])}
-        )
+        await send({"type": "http.response.start", "status": status, "headers": list(headers or [])})
         await send({"type": "http.response.body", "body": body})
 
     app.calls = []
@@ -127,9 +125,7 @@ def house() -> Callable[..., House]:
         bench = Bench()
         sides = {Side.LEGACY: legacy or answering(b"x"), Side.MODERN: modern or answering(b"x")}
         table = Cell(RouteTable.build([Route(match, stage, **route)]))
-        queue = ShadowQueue(
-            sides, bench, limits or Limits(), replicate=replicate, shuffled=lambda runs: None
-        )
+        queue = ShadowQueue(sides, bench, limits or Limits(), replicate=replicate, shuffled=lambda runs: None)
         return House(Dispatcher(table, sides, queue), bench)
 
     return build

@@ -306,9 +306,7 @@ def test_streams_are_compared_by_their_first_events(house, play):
         async def legacy(scope, receive, send):
             await send({"type": "http.response.start", "status": 200})
             for n in range(3):
-                await send(
-                    {"type": "http.response.body", "body": b"data: %d\n\n" % n, "more_body": True}
-                )
+                await send({"type": "http.response.body", "body": b"data: %d\n\n" % n, "more_body": True})
             await stop.wait()
             await send({"type": "http.response.body"})
 
@@ -316,9 +314,7 @@ def test_streams_are_compared_by_their_first_events(house, play):
             await send({"type": "http.response.start", "status": 200})
             n = 0
             while True:
-                await send(
-                    {"type": "http.response.body", "body": b"data: %d\n\n" % n, "more_body": True}
-                )
+                await send({"type": "http.response.body", "body": b"data: %d\n\n" % n, "more_body": True})
                 n += 1
 
         h = house(legacy, modern, stream=True)

@@ -1,0 +1,89 @@
+"""
+Owns the comparison of what two runs did besides answering, under a map of ids.
+
+Effects are matched by kind and key: first those whose keys the map already pairs,
+then, within a kind and a kind of key (the part before the first colon), in their
+order.  An effect more or less is a difference, and so is every field of its value.
+
+Refuses: to care in which order effects of different kinds came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from bridge.parity.differences import Difference, Kind, shown
+from bridge.parity.documents import DocumentComparison, parse
+from bridge.parity.ids import ID, IdMap
+from bridge.parity.observe import Effect
+from bridge.parity.rules import Rules
+
+
+def compare_effects(
+    left: Sequence[Effect], right: Sequence[Effect], rules: Rules, ids: IdMap | None
+) -> list[Difference]:
+    """
+    All differences between two runs' effects.
+    """
+    ids = IdMap() if ids is None else ids
+    found: list[Difference] = []
+    lefts, rights = _grouped(left), _grouped(right)
+    for group in [*lefts, *(each for each in rights if each not in lefts)]:
+        path = f"effect:{group[0]}:{group[1]}" if group[1] else f"effect:{group[0]}"
+        if rules.ignores(path):
+            continue
+        ones, twos = list(lefts.get(group, ())), list(rights.get(group, ()))
+        if ones and twos and len(ones) != len(twos):
+            found.append(Difference(Kind.EFFECT_COUNT, path, str(len(ones)), str(len(twos))))
+        for one, two in _matched(ones, twos, ids):
+            if not ids.same_text(one.key, two.key):
+                found.append(Difference(Kind.ID, path, one.key, two.key))
+            found += _values(path, one.value, two.value, rules, ids)
+        for one in ones:
+            found.append(Difference(Kind.EFFECT_MISSING, path, _text(one), ""))
+        for two in twos:
+            found.append(Difference(Kind.EFFECT_ADDED, path, "", _text(two)))
+    return [each for each in found if not rules.ignores(each.path)]
+
+
+def _grouped(effects: Sequence[Effect]) -> dict[tuple[str, str], list[Effect]]:
+    made: dict[tuple[str, str], list[Effect]] = {}
+    for effect in effects:
+        head = effect.key.partition(":")[0] if ":" in effect.key else ID.sub("*", effect.key)
+        made.setdefault((effect.kind, head), []).append(effect)
+    return made
+
+
+def _matched(ones: list[Effect], twos: list[Effect], ids: IdMap) -> list[tuple[Effect, Effect]]:
+    """
+    Take the pairs out of both lists: by key first, then by order.
+    """
+    pairs = []
+    by_key = {two.key: two for two in reversed(twos)}
+    for one in list(ones):
+        two = by_key.pop(ids.rewrite(one.key), None)
+        if two is not None:
+            ones.remove(one)
+            twos.remove(two)
+            pairs.append((one, two))
+    count = min(len(ones), len(twos))
+    pairs += zip(ones[:count], twos[:count], strict=True)
+    del ones[:count], twos[:count]
+    return pairs
+
+
+def _values(path: str, left: Any, right: Any, rules: Rules, ids: IdMap) -> list[Difference]:
+    if left == right and type(left) is type(right):
+        return []
+    return DocumentComparison(rules, ids).compare(_document(left), _document(right), path)
+
+
+def _document(value: Any) -> Any:
+    # Through its text, so that a handler's own types count as what they would write.
+    return parse(json.dumps(value, default=str).encode())
+
+
+def _text(effect: Effect) -> str:
+    return shown(effect.key if effect.value is None else {effect.key: effect.value})

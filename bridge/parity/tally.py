@@ -1,0 +1,96 @@
+"""
+Owns the counts of one route's evidence: additive, so that several processes may add
+to one sum, and kept for ever.
+
+Names are C{stage.what}, since what was seen in one stage is no evidence for another:
+C{shadow.same}, C{shadow.aa}, C{canary.seen:404} …
+
+Refuses: to keep anything that isn't a count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import attrs
+
+from bridge.parity.compare import Tier
+from bridge.parity.verdict import Discord, Judged, Verdict, effects_differ
+
+SAME, NOISE, DIFFERENT = "same", "noise", "different"
+AA, AA_DIFFERENT = "aa", "aa_different"
+AGAINST, IN_FAVOUR = "against", "in_favour"
+SLOWER, FASTER = "slower", "faster"
+ANSWERS, ERRORS = "answers", "errors"
+BASE_ANSWERS, BASE_ERRORS = "base_answers", "base_errors"
+IDENTICAL = "identical"
+EFFECTS_DIFFER = "effects_differ"
+# Without a stage: a no holds for this code wherever its route stands.
+REJECTED = "rejected"
+
+
+def counts_of(judged: Judged, stage: str) -> Counter[str]:
+    """
+    What one judged request adds.
+    """
+    made: Counter[str] = Counter()
+    made[judged.verdict.value] += 1
+    if judged.tier is Tier.IDENTICAL:
+        made[IDENTICAL] += 1
+    if judged.noise is not None:
+        made[AA] += 1
+        if judged.noise:
+            made[AA_DIFFERENT] += 1
+    if judged.discord is not Discord.NONE:
+        made[judged.discord.value] += 1
+    if judged.verdict is Verdict.DIFFERENT and effects_differ(judged.differences):
+        made[EFFECTS_DIFFER] += 1
+    if judged.slower:
+        made[SLOWER if judged.slower > 0 else FASTER] += 1
+    if judged.outcome is not None and judged.verdict is not Verdict.DIFFERENT:
+        made[f"seen:{judged.outcome}"] += 1
+    return Counter({f"{stage}.{name}": count for name, count in made.items()})
+
+
+@attrs.frozen
+class Tally:
+    """
+    The counts of one route, at one stage, under one identity of its code.
+
+    @ivar seconds: How long the stage has lasted.
+    """
+
+    counts: Mapping[str, int] = attrs.field(factory=dict)
+    stage: str = "shadow"
+    seconds: float = 0.0
+
+    def __getitem__(self, name: str) -> int:
+        return self.counts.get(f"{self.stage}.{name}", 0)
+
+    @property
+    def pairs(self) -> int:
+        """
+        Pairs with a verdict.
+        """
+        return self[SAME] + self[NOISE] + self[DIFFERENT]
+
+    @property
+    def rejected(self) -> bool:
+        """
+        Whether this code was refused or taken back before.
+        """
+        return self.counts.get(REJECTED, 0) > 0
+
+    def seen(self, outcome: int) -> int:
+        """
+        How often an outcome was compared and found the same.
+        """
+        return self[f"seen:{outcome}"]
+
+    @property
+    def total_aa(self) -> int:
+        """
+        A/A pairs of all stages: calibration isn't lost at a promotion.
+        """
+        return sum(n for name, n in self.counts.items() if name.partition(".")[2] == AA)
