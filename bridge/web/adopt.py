@@ -74,11 +74,11 @@ def bound(listen: ListenCall) -> socket.socket:
     """
     if listen.kind == "adopt":
         # Twisted duplicates it too: the caller may close its own.
-        return socket.fromfd(listen.fd, listen.family, socket.SOCK_STREAM)
+        return socket.fromfd(listen.fd, listen.family, socket.SOCK_STREAM, _proto(listen.family))
     if listen.kind == "unix":
         return _bound_unix(listen)
     family = socket.AF_INET6 if isIPv6Address(listen.interface) else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
+    made = socket.socket(family, socket.SOCK_STREAM, _proto(family))
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(_where(family, listen.interface, listen.port))
@@ -88,6 +88,12 @@ def bound(listen: ListenCall) -> socket.socket:
         raise CannotListenError(listen.interface, listen.port, e) from e  # type: ignore[no-untyped-call]
     made.setblocking(False)
     return made
+
+
+def _proto(family: int) -> int:
+    # asyncio sets TCP_NODELAY only where the socket says that it is TCP; without it, each
+    # answer of two writes waits for the peer's delayed acknowledgement, 40 ms.
+    return socket.IPPROTO_TCP if family in (socket.AF_INET, socket.AF_INET6) else 0
 
 
 def _where(family: socket.AddressFamily, interface: str, port: int) -> Any:

@@ -20,7 +20,7 @@ from contextvars import Context, copy_context
 from typing import Any, Protocol
 
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, Request
 from twisted.web.http_headers import InvalidHeaderName, _nameEncoder
 from twisted.web.iweb import INonQueuedRequestFactory
 
@@ -29,6 +29,7 @@ from bridge.parity.observe import Ending, Recorder
 RawHeaders = list[tuple[bytes, bytes]]
 # Above this, joining costs more than a second write.
 _JOIN = 16384
+_PARSE_COOKIES = Request.parseCookies
 
 
 class Home(Protocol):
@@ -55,7 +56,8 @@ class Channel(HTTPChannel):
     _path: Any
     requestFactory: Any
     callLater: Any
-    _head: bytes | None = None
+    _held: list[bytes] | None = None
+    _size = 0
     _rendering = False
     _context: Context | None = None
     recorder: Recorder | None = None
@@ -127,7 +129,15 @@ class Channel(HTTPChannel):
         if count > self.maxHeaders or size > self.totalHeadersSize:
             return self._refuse()
         self.length = length
-        self.allHeadersReceived()  # type: ignore[no-untyped-call]
+        if b"Cookie" in raw or type(request).parseCookies is not _PARSE_COOKIES:
+            request.parseCookies()
+        if version == b"HTTP/1.1" and b"Connection" not in raw:
+            self.persistent = True
+        else:
+            self.persistent = self.checkPersistence(request, version)  # type: ignore[no-untyped-call]
+        request.gotLength(length)
+        if b"Expect" in raw and version == b"HTTP/1.1" and raw[b"Expect"][0].lower() == b"100-continue":
+            self._send100Continue()  # type: ignore[no-untyped-call]
         return True
 
     def _refuse(self) -> bool:
@@ -155,7 +165,7 @@ class Channel(HTTPChannel):
             )
         finally:
             self._rendering = False
-            if self._head is not None:
+            if self._held is not None:
                 self._flush()
 
     # out
@@ -170,21 +180,22 @@ class Channel(HTTPChannel):
             for value in values:
                 parts += (name, b": ", value, b"\r\n")
         parts.append(b"\r\n")
-        # The first piece of the body nearly always follows at once.
-        self._head = b"".join(parts)
+        # Nearly always all of the body follows at once: one write instead of three.
+        self._held = parts
+        self._size = 0
         if not self._rendering:
             self.flush_soon()
 
     def flush_soon(self) -> None:
         """
-        See that headers without a body don't wait for one. Homes with a loop defer it.
+        See that what is held doesn't wait for more. Homes with a loop defer it.
         """
         self._flush()
 
     def _flush(self) -> None:
-        head, self._head = self._head, None
-        if head is not None:
-            self.transport.write(head)
+        held, self._held = self._held, None
+        if held is not None:
+            self.transport.write(b"".join(held))
 
     def write(self, data: bytes) -> None:
         if self.recorder is not None and not self.requests[0].chunked:
@@ -199,14 +210,16 @@ class Channel(HTTPChannel):
         self._put(b"".join(iovec))
 
     def _put(self, data: bytes) -> None:
-        head = self._head
-        if head is not None:
-            self._head = None
-            if len(data) > _JOIN:
-                self.transport.write(head)
-            else:
-                data = head + data
-        self.transport.write(data)
+        held = self._held
+        if held is None:
+            self.transport.write(data)
+            return
+        self._size += len(data)
+        if self._size <= _JOIN:
+            held.append(data)
+        else:
+            self._flush()
+            self.transport.write(data)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self._flush()

@@ -159,6 +159,8 @@ class SiteProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
+        if self._refused:
+            return
         current = self._current
         if current is not None and not current.response_complete:
             if self._taken(data):
@@ -170,33 +172,38 @@ class SiteProtocol(HttpToolsProtocol):
                     self.flow.pause_reading()
         if self._held is not None:
             self._held.append(data)
-        else:
-            self._feed(data)
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            if not self._refused:
+                self._malformed()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgraded(data[upgrade.args[0] :])
 
     def _feed(self, data: bytes) -> None:
-        while data and not self._refused and self.parser is not None:
-            try:
-                self.parser.feed_data(data)
-                return
-            except httptools.HttpParserError:
-                self._malformed()
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
-            if self._on_hot_road:
-                # The application may take the connection over, now or later.
-                if self._current.response_complete:
-                    continue
+        if data and self.parser is not None:
+            self.data_received(data)
+
+    def _upgraded(self, data: bytes) -> None:
+        """
+        A request with an Upgrade (or a CONNECT) is complete; this came behind it.
+        """
+        if self._on_hot_road:
+            # The application may take the connection over, now or later.
+            if self._busy():
                 if not self._taken(data):
                     self._held = [data]
                 return
-            if self._should_upgrade():
-                if self._busy():
-                    self._queue_refusal()
-                else:
-                    self.handle_websocket_upgrade()
-                return
+        elif self._should_upgrade():
+            if self._busy():
+                self._queue_refusal()
+            else:
+                self.handle_websocket_upgrade()
+            return
+        else:
             self._unsupported_upgrade_warning()
+        self._feed(data)
 
     def _taken(self, data: bytes) -> bool:
         """
@@ -444,8 +451,12 @@ class SiteProtocol(HttpToolsProtocol):
             if self._face is not None:
                 self._face.loseConnection()
             return
-        if not self.transport.is_closing():
+        if self.pipeline or self._held or self.flow.write_paused:
             self._proceed()
+        else:
+            self._eager = 0
+            self._heard = self.loop.time()
+            self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
         """

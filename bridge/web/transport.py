@@ -67,6 +67,8 @@ class LoopTransport:
         self._reading = True
         self.producer: Any = None
         self._streaming = True
+        self._peer: Any = None
+        self._host: Any = None
 
     # writing
 
@@ -76,7 +78,7 @@ class LoopTransport:
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         if not (self.disconnected or self.disconnecting):
-            self._transport.write(b"".join(iovec))
+            self._transport.writelines(list(iovec))
 
     def loseConnection(self, reason: object = None) -> None:
         self.disconnecting = True
@@ -123,10 +125,15 @@ class LoopTransport:
     # facts
 
     def getPeer(self) -> Any:
-        return address_of(self._named("getpeername", "peername"))
+        # Every Request asks, and it never changes.
+        if self._peer is None:
+            self._peer = address_of(self._named("getpeername", "peername"))
+        return self._peer
 
     def getHost(self) -> Any:
-        return address_of(self._named("getsockname", "sockname"))
+        if self._host is None:
+            self._host = address_of(self._named("getsockname", "sockname"))
+        return self._host
 
     def _named(self, method: str, key: str) -> Any:
         # uvloop tells no peername of UNIX sockets, but the socket does.

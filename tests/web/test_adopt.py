@@ -303,6 +303,7 @@ async def test_stop_listening_refuses_new_connections() -> None:
             await asyncio.open_connection("127.0.0.1", port.getHost().port)
 
 
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 @on_loop
 async def test_tls_context_of_the_application(tmp_path: Path) -> None:
     """
