@@ -42,7 +42,7 @@ _CONTENTS = ("json", "content", "hex", "parts", "chunks")
 _BODIES = ("body", "error", "body_of")
 _STEP = {"send", "headers", "after", "keep", "status", "type", "gives", "length", *_CONTENTS, *_BODIES}
 _EFFECTS = {"tasks", "rows", "files"}
-_CASE = {"name", "steps", "given", *_EFFECTS}
+_CASE = {"name", "steps", "given", "jar", *_EFFECTS}
 
 _TASK = {
     "id",
@@ -61,6 +61,10 @@ _TASK = {
     "cancel_requested",
     "history",
 }
+
+# What is given may also be a row that loops write, or a file.
+_REPORTS = {"day", "body", "created_at"}
+_FILE = {"file", "holds", "days"}
 
 # Every column, so that a row is always compared whole.
 COLUMNS = {
@@ -110,13 +114,17 @@ class TaskEffect:
     params: str
     result: str | None
     history: tuple[str, ...]
-    columns: Mapping[str, Any]  # compared as they are
+    columns: Mapping[str, Any]  # compared as they are; "*" is left open
+
+    @property
+    def ended(self) -> bool:
+        return self.columns["status"] in ("SUCCESS", "FAILURE", "CANCELLED")
 
 
 @attrs.frozen
 class FileEffect:
     """
-    One line that a log got, or one file that is there now: exactly one of the last four says which.
+    One line that a log got, or one file that is there now: exactly one of the others says which.
     """
 
     path: str
@@ -124,6 +132,7 @@ class FileEffect:
     holds: str | None = None
     export: str | None = None
     mail: Mapping[str, str] | None = None
+    gone: bool = False
 
 
 @attrs.frozen
@@ -133,6 +142,7 @@ class Case:
     """
 
     name: str
+    jar: bool  # whether cookies are kept
     given: tuple[Mapping[str, Any], ...]
     steps: tuple[Step, ...]
     tasks: tuple[TaskEffect, ...]
@@ -189,6 +199,7 @@ def _case(raw: Mapping[str, Any]) -> Case:
         raise CaseError("a case has steps")
     case = Case(
         name=raw["name"],
+        jar=raw.get("jar", False),
         given=tuple(_given(each) for each in raw.get("given", [])),
         steps=tuple(_step(each) for each in raw["steps"]),
         tasks=tuple(_task(each) for each in raw.get("tasks", [])),
@@ -228,8 +239,11 @@ def _definite(text: str) -> None:
 
 
 def _given(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    if raw["table"] != "tasks":
-        _only("given", raw, {"table", *COLUMNS[raw["table"]]})
+    if "file" in raw:
+        if set(raw) != _FILE:
+            raise CaseError(f"a given file has {', '.join(sorted(_FILE))}")
+    elif raw["table"] != "tasks":
+        _only("given", raw, {"table", *{**COLUMNS, "reports": _REPORTS}[raw["table"]]})
     return dict(raw)
 
 
@@ -332,9 +346,9 @@ def _effect_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _file(raw: Mapping[str, Any]) -> FileEffect:
-    _only("a file", raw, {"path", "adds", "holds", "export", "mail"})
+    _only("a file", raw, {"path", "adds", "holds", "export", "mail", "gone"})
     if len(raw) != 2:
-        raise CaseError(f"file {raw['path']}: exactly one of adds, holds, export, mail")
+        raise CaseError(f"file {raw['path']}: exactly one of adds, holds, export, mail, gone")
     if ("adds" in raw) != (raw["path"] in _LOGS):
         raise CaseError(f"file {raw['path']}: lines are added to {', '.join(_LOGS)}, and only to them")
     if "mail" in raw and set(raw["mail"]) != {"from", "to", "subject", "text"}:

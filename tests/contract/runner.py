@@ -12,6 +12,7 @@ import email
 import email.policy
 import io
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -56,8 +57,12 @@ class Runner:
         """
         Every difference, as one line each; none where the case holds.
         """
-        for row in case.given:
+        rows = [given for given in case.given if "table" in given]
+        for row in rows:
             self.database.insert(row)
+        for given in case.given:
+            if "file" in given:
+                _put(self.data / given["file"], given["holds"], given["days"])
         try:
             before = self.picture() if self._last is None else self._with_given(self._last, case)
             self._last = None
@@ -73,21 +78,29 @@ class Runner:
                 self.database.calm()
             return problems
         finally:
-            for row in case.given:
+            for row in rows:
                 self.database.delete(row)
+            for given in case.given:
+                if "file" in given:
+                    (self.data / given["file"]).unlink(missing_ok=True)
 
     def _with_given(self, last: Picture, case: Case) -> Picture:
         if not case.given:
             return last
         rows = {table: dict(each) for table, each in last.rows.items()}
-        seen = self.database.rows()
+        others = dict(last.files.others)
+        seen = self.picture()
         for raw in case.given:
-            key = raw[KEYS[raw["table"]]]
-            rows[raw["table"]][key] = seen[raw["table"]][key]
-        return Picture(rows, last.files)
+            if "file" in raw:
+                others[raw["file"]] = seen.files.others[raw["file"]]
+            elif raw["table"] in KEYS:
+                key = raw[KEYS[raw["table"]]]
+                rows[raw["table"]][key] = seen.rows[raw["table"]][key]
+        return Picture(rows, attrs.evolve(last.files, others=others))
 
     def _steps(self, case: Case, captured: Captured) -> list[str]:
         connection: Connection | None = None
+        jar: dict[str, str] | None = {} if case.jar else None
         for number, step in enumerate(case.steps, 1):
             where = f"step {number} ({step.method} {step.target[:80]})"
             for task in step.after:
@@ -96,7 +109,7 @@ class Runner:
                     return [f"{where}: task {expand(task, captured)} is {status} instead of ended"]
             try:
                 connection = connection or Connection(self.address)
-                answer = connection.exchange(self._request(step, captured), step.method, keep=step.keep)
+                answer = connection.exchange(self._request(step, captured, jar), step.method, keep=step.keep)
             except (WireError, OSError) as error:
                 return [f"{where}: {type(error).__name__}: {error}"]
             finally:
@@ -105,18 +118,21 @@ class Runner:
                     connection = None
             if step.keep and answer.closed:
                 connection = None
+            if jar is not None:
+                answer = _kept(jar, answer)
             problems = self.compare(step, answer, captured)
             if problems:
                 return [f"{where}: {problem}" for problem in problems]
         return []
 
-    def _request(self, step: Step, captured: Captured) -> bytes:
+    def _request(self, step: Step, captured: Captured, jar: Mapping[str, str] | None) -> bytes:
         content = step.content
+        cookies = ["Cookie: " + "; ".join(f"{name}={value}" for name, value in jar.items())] if jar else []
         return request_bytes(
             step.method,
             expand(step.target, captured),
             f"{self.address[0]}:{self.address[1]}",
-            [expand(line, captured) for line in step.headers],
+            [*(expand(line, captured) for line in step.headers), *cookies],
             expand(content, captured).encode() if isinstance(content, str) else content,
             [expand(chunk, captured).encode() for chunk in step.chunks] if step.chunks is not None else None,
             step.keep,
@@ -151,7 +167,8 @@ class Runner:
 
     def _effects(self, case: Case, captured: Captured, before: Picture) -> tuple[Picture, list[str]]:
         for task in case.tasks:
-            self.database.settle(expand(task.id, captured))
+            if task.ended:
+                self.database.settle(expand(task.id, captured))
         deadline = time.monotonic() + SETTLE
         while True:
             after = self.picture()
@@ -197,7 +214,7 @@ class Runner:
         problems = [
             f"task {row['name']}: {column}: expected {_expanded(value, captured)!r}, got {row[column]!r}"
             for column, value in task.columns.items()
-            if not _same(_expanded(value, captured), row[column])
+            if value != "*" and not _same(_expanded(value, captured), row[column])
         ]
         params = expand(task.params, captured)
         if _canonical(params) != _canonical(row["params"]):
@@ -210,19 +227,23 @@ class Runner:
         history = self.database.history(row["id"])
         if task.history != history:
             problems.append(f"task {row['name']}: history: expected {task.history}, got {history}")
-        for column in ("created_at", "finished_at", *(["started_at"] if row["attempts"] else [])):
-            if not matches("<time>", str(row[column]), {}):
-                problems.append(f"task {row['name']}: {column}: {row[column]!r} is no time")
+        known = {"created_at": True, "started_at": row["attempts"] > 0, "finished_at": task.ended}
+        for column, there in known.items():
+            if (row[column] is not None) != there or (there and not matches("<time>", row[column], {})):
+                problems.append(f"task {row['name']}: {column}: {row[column]!r}")
         return problems
 
     def _files(self, case: Case, captured: Captured, before: Files, after: Files) -> list[str]:
         problems = [f"{name}: nobody knows this file" for name in sorted(after.strangers - before.strangers)]
         expected = {expand(each.path, captured): each for each in case.files if each.adds is None}
         for name in before.others.keys() - after.others.keys():
-            problems.append(f"{name}: gone")
+            if name not in expected or not expected.pop(name).gone:
+                problems.append(f"{name}: gone")
         for name, facts in after.others.items():
             effect = expected.pop(name, None)
-            if effect is not None:
+            if effect is not None and effect.gone:
+                problems.append(f"{name}: still there")
+            elif effect is not None:
                 problems += self._file(effect, self.data / name, captured)
             elif name not in before.others:
                 problems.append(f"{name}: a file that no effect names, of {facts[0]} bytes")
@@ -282,8 +303,33 @@ class Runner:
 def _without_given(picture: Picture, case: Case) -> Picture:
     rows = {table: dict(each) for table, each in picture.rows.items()}
     for raw in case.given:
-        rows[raw["table"]].pop(raw[KEYS[raw["table"]]], None)
-    return Picture(rows, picture.files)
+        if raw.get("table") in KEYS:
+            rows[raw["table"]].pop(raw[KEYS[raw["table"]]], None)
+    given = {raw.get("file") for raw in case.given}
+    others = {name: facts for name, facts in picture.files.others.items() if name not in given}
+    return Picture(rows, attrs.evolve(picture.files, others=others))
+
+
+def _put(path: Path, text: str, days: float) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, "utf-8")
+    moment = time.time() - days * 86400
+    os.utime(path, (moment, moment))
+
+
+def _kept(jar: dict[str, str], answer: Answer) -> Answer:
+    """
+    `answer` without its cookies, which go into `jar`, or out of it.
+    """
+    for cookie in answer.all("set-cookie"):
+        pair, *attributes = (part.strip() for part in cookie.split(";"))
+        name, _, value = pair.partition("=")
+        expired = any(each.lower() in ("max-age=0", "expires=thu, 01 jan 1970 00:00:00 gmt") for each in attributes)
+        if expired:
+            jar.pop(name, None)
+        else:
+            jar[name] = value
+    return attrs.evolve(answer, headers=tuple(each for each in answer.headers if each[0] != "set-cookie"))
 
 
 def _length(step: Step, answer: Answer) -> list[str]:

@@ -83,6 +83,9 @@ class Server:
     def said(self) -> str:
         return self.log.read_text("utf-8", "replace")
 
+    def last_words(self) -> str:
+        return self.said()[-3000:]
+
     def listening(self, pattern: re.Pattern[str] = LISTENING, timeout: float = START) -> Server:
         """
         Wait until the server says its port.
@@ -95,10 +98,10 @@ class Server:
                 self.address = ("127.0.0.1", int(found[1]))
                 return self
             if self.process.poll() is not None:
-                raise ServerError(f"{self._title()} ended with {self.process.returncode}:\n{self.said()}")
+                raise ServerError(f"{self._title()} ended with {self.process.returncode}:\n{self.last_words()}")
             time.sleep(0.02)
         self.kill()
-        raise ServerError(f"{self._title()} said no port within {timeout:g} s:\n{self.said()}")
+        raise ServerError(f"{self._title()} said no port within {timeout:g} s:\n{self.last_words()}")
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 15.0) -> int:
         """
@@ -110,7 +113,7 @@ class Server:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise ServerError(f"{self._title()} ignored {how.name} for {timeout:g} s:\n{self.said()}") from None
+            raise ServerError(f"{self._title()} ignored {how.name} for {timeout:g} s:\n{self.last_words()}") from None
 
     def kill(self) -> None:
         """

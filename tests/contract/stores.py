@@ -111,7 +111,7 @@ class Database:
         self.query(f"INSERT INTO {raw['table']} ({names}) VALUES ({marks})", *values.values())
 
     def delete(self, raw: Mapping[str, Any]) -> None:
-        key = KEYS[raw["table"]]
+        key = {**KEYS, "reports": "day"}[raw["table"]]
         self.query(f"DELETE FROM {raw['table']} WHERE {key} = ?", raw[key])
 
 

@@ -47,10 +47,10 @@ def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             database = Database(url)
             yield Runner(server.address, folder / "data", database)
             database.close()
-            assert server.process.poll() is None, server.said()
+            assert server.process.poll() is None, server.last_words()
             # What a bare twistd and a bare uvicorn do: they end by the signal that they were sent.
             stock = {0} if target.through == "owned" else {0, -signal.SIGTERM}
-            assert server.stop() in stock, server.said()
+            assert server.stop() in stock, server.last_words()
         finally:
             server.kill()
 

@@ -235,7 +235,7 @@ def test_a_wrong_task_row_fails(pretender: Pretender, task: str, problem: str) -
         (f"INSERT INTO users VALUES ('{OTHER}', 'a', 'a', 'b', '{NOW}')", "users: a row that no effect names"),
         (f"INSERT INTO subscriptions VALUES ('a', 'a', '{NOW}')", "subscriptions: a row that no effect names"),
         (
-            f"INSERT INTO tasks (id, name, params, run_at, created_at) VALUES ('{OTHER}', '', '{{}}', '{NOW}', '{NOW}')",
+            f"INSERT INTO tasks (id, name, params, run_at, created_at) VALUES ('{OTHER}', '', '', '{NOW}', '{NOW}')",
             "tasks: a row that no effect names",
         ),
     ],
@@ -393,6 +393,18 @@ def test_every_route_has_cases() -> None:
         "POST /unstable": "unstable",
         "GET /task/": "task",
         "GET /tasks": "tasks",
+        "POST /send-email": "send-email",
+        "POST /subscribe": "subscribe",
+        "POST /items": "items",
+        "POST /process/": "process of an item",
+        "POST /cleanup": "cleanup",
+        "POST /compute": "compute",
+        "DELETE /task/": "task",
+        "HEAD /events": "events",
+        "POST /login": "login",
+        "GET /me": "me",
+        "POST /logout": "logout",
+        "GET /report/daily": "report",
     }
     steps = [step for case in load() for step in case.steps]
 
