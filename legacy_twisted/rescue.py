@@ -8,7 +8,7 @@ its process has died on this host.
 
 from legacy_twisted.loops import PeriodicLoop
 from legacy_twisted.presence import isDead
-from legacy_twisted.tasks import MAX_RESCUES, timestamp
+from legacy_twisted.tasks import MAX_RESCUES, later, timestamp
 
 
 class Rescue(PeriodicLoop):
@@ -42,6 +42,7 @@ class Rescue(PeriodicLoop):
             self.giveBack(connection, row)
             for row in self.stranded(running, dead)
         )
+        self.adopt(connection)
         self.forget(connection, dead)
         self.fence.ticked(connection)
         return count
@@ -82,6 +83,19 @@ class Rescue(PeriodicLoop):
             id=row["id"],
             attempts=row["attempts"],
             heartbeat=row["heartbeat"],
+        )
+
+    def adopt(self, connection):
+        """
+        What was meant to be run by its own process, and wasn't, goes to the
+        table: the process has ended before it could begin.
+        """
+        connection.execute(
+            "UPDATE tasks SET engine = 'table' WHERE engine IN ('inline', 'thread', 'asyncio')"
+            " AND status IN ('PENDING', 'RETRY') AND run_at < :late"
+            " AND (after_id IS NULL OR NOT EXISTS (SELECT 1 FROM tasks b"
+            " WHERE b.id = tasks.after_id AND b.status IN ('PENDING', 'RUNNING', 'RETRY')))",
+            late=later(-self.jobs.settings.lease),
         )
 
     def forget(self, connection, dead):

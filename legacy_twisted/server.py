@@ -15,9 +15,11 @@ from twisted.application import service, strports
 from twisted.internet import defer
 from twisted.logger import Logger
 
-from legacy_twisted import chores, filepages, pages, sessionpages, taskpages, tasks
+from legacy_twisted import chores, filepages, pages, sessionpages, taskpages
 from legacy_twisted.database import Database
+from legacy_twisted.engines import ENGINES
 from legacy_twisted.eventpages import Events, EventSource
+from legacy_twisted.notify import Notify
 from legacy_twisted.presence import Presence
 from legacy_twisted.processes import Processes
 from legacy_twisted.requestlog import RequestLog
@@ -55,13 +57,11 @@ class Jobs:
         self.database = Database(settings.databaseURL, reactor)
         self.processes = Processes()
         self.events = EventSource(self)
+        self.engine = ENGINES[settings.engine](self)
         self._listeners = []
 
     def now(self):
         return datetime.datetime.now(datetime.UTC)
-
-    def insert(self, connection, name, params, after=None):
-        return tasks.insert(connection, name, params, after)
 
     def whenWork(self, listener):
         """
@@ -176,13 +176,16 @@ def make_service(settings=None, reactor=None):
         web = strports.service(settings.listen, tree.site, reactor)
     except ValueError as error:
         raise SettingsError("listen", settings.listen, str(error)) from None
+    notify = [("notify", Notify(jobs))] if jobs.database.flavour == "postgresql" else []
     loops = [(name, LOOPS[name](jobs)) for name in settings.loops]
     for name, child in [
         ("database", jobs.database),
         ("processes", jobs.processes),
         ("presence", Presence(jobs)),
         ("requestlog", requestLog),
+        ("engine", jobs.engine),
         ("events", jobs.events),
+        *notify,
         *loops,
         ("web", web),
     ]:

@@ -85,9 +85,11 @@ def loops(name, value):
 
 def engine(name, value):
     if value in MODERN_ENGINES:
-        raise SettingsError(name, value, "only the modern application has it; use table")
+        # Both applications may share one environment: what only the other
+        # has is done here by the durable table, and nothing is lost.
+        return "table"
     if value not in ENGINES:
-        raise SettingsError(name, value, "the engines are " + ", ".join(ENGINES))
+        raise SettingsError(name, value, "the engines are " + ", ".join(ENGINES + MODERN_ENGINES))
     return value
 
 
@@ -131,8 +133,10 @@ class Settings:
     smtp_starttls = setting(False, flag)
     smtp_sender = setting("jobs@localhost", text)
     smtp_timeout = setting(10.0, seconds(0.05, 600))
-    # The modern application signs its cookies with it; ours are on the server.
+    # The modern application signs its cookies with it; our sessions are here.
     session_secret = attr.ib(default="", metadata={"check": unused}, repr=False)
+    # For the modern application's engines.
+    broker = setting("", unused)
     listen = setting("tcp:8080:interface=127.0.0.1", text)
 
     def path(self, *parts):

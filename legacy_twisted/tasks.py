@@ -168,14 +168,7 @@ def claim(connection, owner, limit, skipLocked=""):
             if name in limits and (name in closed or not admitted(connection, limits[name])):
                 closed.add(name)
                 continue
-            connection.execute(
-                "UPDATE tasks SET status = 'RUNNING', owner = :owner, attempts = attempts + 1,"
-                " heartbeat = 0, started_at = :now WHERE id = :id",
-                owner=owner,
-                now=now,
-                id=row["id"],
-            )
-            claimed.append(dict(row, attempts=row["attempts"] + 1))
+            claimed.append(take(connection, owner, row, now))
         if len(closed) == known:
             break
         # Names at their limit filled the page: look past them.
@@ -187,21 +180,61 @@ def claim(connection, owner, limit, skipLocked=""):
     return claimed, coming["run_at"]
 
 
+def claimOne(connection, owner, taskId, skipLocked=""):
+    """
+    Take one task, whatever its engine, if it may run now.
+
+    @return: the row, or L{None}.
+    """
+    now = timestamp()
+    row = connection.row(CLAIMABLE + " AND t.id = :id" + skipLocked, now=now, id=taskId)
+    return None if row is None else take(connection, owner, row, now)
+
+
+def take(connection, owner, row, now):
+    connection.execute(
+        "UPDATE tasks SET status = 'RUNNING', owner = :owner, attempts = attempts + 1,"
+        " heartbeat = 0, started_at = :now WHERE id = :id",
+        owner=owner,
+        now=now,
+        id=row["id"],
+    )
+    return dict(row, attempts=row["attempts"] + 1)
+
+
+CLAIMABLE = (
+    "SELECT t.id, t.name, t.params, t.attempts, t.failures, t.max_attempts, t.timeout,"
+    " t.created_at, t.seq FROM tasks t"
+    " WHERE t.status IN ('PENDING', 'RETRY') AND t.run_at <= :now AND t.cancel_requested = 0"
+    " AND (t.after_id IS NULL OR NOT EXISTS (SELECT 1 FROM tasks b WHERE b.id = t.after_id"
+    " AND b.status IN ('PENDING', 'RUNNING', 'RETRY')))"
+)
+
+
 def due(connection, now, limit, closed, skipLocked):
     names = {f"name{letters(n)}": name for n, name in enumerate(closed)}
     return connection.rows(
-        "SELECT t.id, t.name, t.params, t.attempts, t.failures, t.max_attempts, t.timeout,"
-        " t.created_at, t.seq FROM tasks t"
-        " WHERE t.status IN ('PENDING', 'RETRY') AND t.run_at <= :now AND t.engine = 'table'"
-        " AND t.cancel_requested = 0"
+        CLAIMABLE + " AND t.engine = 'table'"
         + (f" AND t.name NOT IN (:{', :'.join(names)})" if names else "")
-        + " AND (t.after_id IS NULL OR NOT EXISTS (SELECT 1 FROM tasks b WHERE b.id = t.after_id"
-        " AND b.status IN ('PENDING', 'RUNNING', 'RETRY')))"
-        " ORDER BY t.priority DESC, t.run_at, t.seq LIMIT :limit" + skipLocked,
+        + " ORDER BY t.priority DESC, t.run_at, t.seq LIMIT :limit" + skipLocked,
         now=now,
         limit=limit,
         **names,
     )
+
+
+def next(connection, taskId):
+    """
+    What may run once an attempt at C{taskId} has ended: itself again, or
+    the tasks that waited for it.
+
+    @return: (id, delay in seconds) of each.
+    """
+    row = connection.row("SELECT status, run_at FROM tasks WHERE id = :id", id=taskId)
+    if row["status"] in TERMINAL:
+        waiting = connection.rows("SELECT id FROM tasks WHERE after_id = :id", id=taskId)
+        return [(after["id"], 0.0) for after in waiting]
+    return [(taskId, max(0.0, until(row["run_at"])))] if row["status"] == "RETRY" else []
 
 
 def admitted(connection, limit):

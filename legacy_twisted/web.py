@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, resource, server
 
+from legacy_twisted import tasks
 from legacy_twisted.bodies import JsonBody, UploadBody, mediaType
 from legacy_twisted.tasks import timestamp
 
@@ -192,7 +193,7 @@ class Page(resource.Resource):
 
         def accepted(result):
             request.tell(entry.effects)
-            self.jobs.work()
+            self.jobs.engine.start(request, entry.taskIds)
             return result
 
         return self.jobs.database.write(entry.run, interaction, *args).addCallback(accepted)
@@ -229,22 +230,26 @@ class Entry:
     What one request writes, in one transaction.
 
     @ivar effects: (kind, key, value) of everything created.
+    @ivar taskIds: the tasks among it, in their order.
     """
 
     def __init__(self, jobs):
         self.jobs = jobs
         self.effects = []
+        self.taskIds = []
 
     def run(self, connection, interaction, *args):
         self.connection = connection
         return interaction(self, *args)
 
-    def task(self, name, params, after=None, engine="table"):
+    def task(self, name, params, after=None):
         """
         @return: the new task's id.
         """
+        taskId = tasks.insert(self.connection, name, params, after, self.jobs.engine.rowsSay)
+        self.taskIds.append(taskId)
         self.effects.append(("row", "tasks:" + name, params))
-        return self.jobs.insert(self.connection, name, params, after)
+        return taskId
 
     def row(self, table, shown, **values):
         """
