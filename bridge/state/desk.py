@@ -43,6 +43,7 @@ class Desk:
         the policy's gate rules on the counts alone.
     @ivar identities: The identity of the code that runs, by route; where it isn't
         known, the evidence that was counted last is what counts.
+    @ivar known: The stages as they were last seen, where there is no store.
     """
 
     config: Config
@@ -50,6 +51,7 @@ class Desk:
     rule: Rule | None = None
     identities: Callable[[str], str | None] = lambda route: None
     clock: Callable[[], float] = time.time
+    known: Snapshot = attrs.field(factory=lambda: Snapshot(0, {}, {}))
 
     # -- looking -------------------------------------------------------------------
 
@@ -100,7 +102,7 @@ class Desk:
         """
         All stages that the state has.
         """
-        return Snapshot(0, {}, {}) if self.store is None else self.store.snapshot()
+        return self.known if self.store is None else self.store.snapshot()
 
     # -- moving --------------------------------------------------------------------
 
