@@ -5,6 +5,7 @@ One event loop for both stacks: the reactor on asyncio or uvloop, owned or attac
   reactor and what it needs.
 - L{awaiting}: Deferreds as awaitables, awaitables as Deferreds.
 - L{context}: whose work a callback does.
+- L{threads}, L{ledger}, L{limiter}: worker threads, and the one account of them.
 - L{life}: the order of starting and stopping.
 
 Importing this installs nothing. Call L{install} before anything imports
@@ -14,9 +15,11 @@ C{twisted.internet.reactor}.
 from bridge.loop.awaiting import as_awaitable, as_deferred, returns_awaitable, returns_deferred, shielded
 from bridge.loop.context import About, about, in_context, request_context, set_about
 from bridge.loop.install import install, make_loop
+from bridge.loop.ledger import Share, Usage
 from bridge.loop.life import Event, How, Life, Starting, Stopping
 from bridge.loop.listening import Listen, OnListen
 from bridge.loop.reactor import BridgeReactor
+from bridge.loop.threads import defer_to_worker, worker_stop
 
 __all__ = [
     "install",
@@ -34,6 +37,10 @@ __all__ = [
     "in_context",
     "request_context",
     "set_about",
+    "defer_to_worker",
+    "worker_stop",
+    "Share",
+    "Usage",
     "Life",
     "Starting",
     "Stopping",

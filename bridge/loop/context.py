@@ -36,11 +36,13 @@ class About:
     @ivar request: The request's id, as the log has it.
     @ivar route: The route's name, or what stands for it.
     @ivar side: C{"legacy"} or C{"modern"}.
+    @ivar shadow: Whether this is a request that is only observed.
     """
 
     request: str = "-"
     route: str = "-"
     side: str = "-"
+    shadow: bool = False
 
 
 _NOBODY = About()

@@ -266,10 +266,29 @@ class Life:
         for phase in Stopping:
             for name, step in reversed(self._stopping[phase]):
                 self._note(phase, name, await self._bounded(name, step, self._left(phase)))
-            if phase is Stopping.TASKS and self._tasks:
-                await end_tasks(set(self._tasks), self._left(phase))
-                self._note(phase, "tasks", How.DONE)
+            if phase is Stopping.TASKS:
+                await self._end_tasks()
+            elif phase is Stopping.GENERATORS:
+                await self._close_generators()
+            elif phase is Stopping.POOLS:
+                left = await self._reactor.threads_ended(self._left(phase))
+                self._note(phase, "threads", How.LEFT if left else How.DONE)
         self.stage = Stage.STOPPED
+
+    async def _end_tasks(self) -> None:
+        # On a loop of our own, every task; on somebody else's, only what was started through this life.
+        tasks = self._reactor.stray_tasks() if self._reactor.owned else set(self._tasks)
+        tasks -= {asyncio.current_task(), self._stop_task}
+        stubborn = await end_tasks(tasks, self._left(Stopping.TASKS)) if tasks else set()
+        self._note(Stopping.TASKS, "tasks", How.LEFT if stubborn else How.DONE)
+
+    async def _close_generators(self) -> None:
+        if self._reactor.owned:
+            how = await self._bounded("generators", self._loop.shutdown_asyncgens, self._left(Stopping.GENERATORS))
+        else:
+            # The loop's owner closes them when it ends the loop; others' may be in use until then.
+            how = How.DONE
+        self._note(Stopping.GENERATORS, "generators", how)
 
     def _left(self, phase: Stopping) -> float:
         if self._forced.is_set():

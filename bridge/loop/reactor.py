@@ -16,72 +16,37 @@ pass on C{SystemExit} from a callback before the shutdown triggers ran.
 from __future__ import annotations
 
 import asyncio
-import time
-from asyncio import AbstractEventLoop, Future, Handle, Task
+from asyncio import AbstractEventLoop, Future, Task
 from collections.abc import Callable
 from contextvars import Context
-from heapq import heapify, heappop, heappush
 from types import FrameType
 from typing import Any
 
 from twisted.internet import error
+from twisted.internet._resolver import GAIResolver
 from twisted.internet._signals import SignalHandling, _WithSignalHandling
-from twisted.internet.asyncioreactor import AsyncioSelectorReactor
-from twisted.internet.base import DelayedCall, ReactorBase
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.base import ReactorBase
 from twisted.logger import Logger
 
 from bridge.errors import WrongLoopError
 from bridge.loop.children import Nursery
-from bridge.loop.context import FAR, facts_of, only_facts, timer_context
-from bridge.loop.listening import Listen, OnListen
+from bridge.loop.ledger import Ledger, Share
+from bridge.loop.limiter import install_limiter
+from bridge.loop.listening import ListeningReactor
 from bridge.loop.signals import RestoredSignals
 from bridge.loop.status import ExitStatus
-from bridge.loop.teardown import tear_down
+from bridge.loop.teardown import stuck_threads, tear_down
+from bridge.loop.threads import WorkerPool
+from bridge.loop.timers import TimedReactor
 
 _log = Logger()
-_timed_call_failure = _log.failureHandler("while handling timed call")
 _thread_call_failure = _log.failureHandler("while calling from thread")
 
-_NEVER = float("inf")
-_EPOCH = time.time() - time.monotonic()
+#: Seconds for threads to end, once the reactor has stopped.
+_PATIENCE = 1.0
 
 
-def _seconds() -> float:
-    """
-    The wall clock as it was at the start, gone on monotonically: twisted.web dates its access
-    log by C{reactor.seconds()}, and so do applications, but timers must not stall when
-    somebody sets the clock back.
-    """
-    return _EPOCH + time.monotonic()
-
-
-class TimedCall(DelayedCall):
-    """
-    A timer that knows its context. C{func} stays what the caller gave.
-    """
-
-    context: Context | None = None
-
-    def cancel(self) -> None:
-        super().cancel()
-        # It may lie in the heap until its time; its request need not.
-        self.context = None
-
-    def reset(self, secondsFromNow: float) -> None:
-        super().reset(secondsFromNow)
-        self._loosen(secondsFromNow)
-
-    def delay(self, secondsLater: float) -> None:
-        super().delay(secondsLater)
-        self._loosen(secondsLater)
-
-    def _loosen(self, seconds: float) -> None:
-        if seconds > FAR and self.context is not None:
-            self.context = only_facts(facts_of(self.context))
-
-
-class BridgeReactor(AsyncioSelectorReactor):
+class BridgeReactor(ListeningReactor, TimedReactor):
     """
     See the module. Made by L{bridge.loop.install}; tests may make their own.
 
@@ -92,22 +57,18 @@ class BridgeReactor(AsyncioSelectorReactor):
     @ivar exit_status: What the process should exit with; see L{fail}.
     """
 
-    seconds = staticmethod(_seconds)
-
     def __init__(
         self,
         eventloop: AbstractEventLoop | None = None,
         new_loop: Callable[[], AbstractEventLoop] | None = None,
     ) -> None:
         self._owns_loop = eventloop is None
-        self._timer: Handle | None = None
-        self._timer_at = _NEVER
         self._ended: Future[None] | None = None
         self._root: Task[None] | None = None
         self._attached = False
-        # Timers run between start and crash only, though the loop may run before and after.
-        self._ticking = False
-        self.on_listen: OnListen | None = None
+        self.ledger = Ledger()
+        self._threads_awaited = False
+        self._names = WorkerPool(self.ledger, Share.NAMES, "names", fixed=True)
         self.on_signal: Callable[[int], object] = self._stop_then_crash
         self.exit_status = 0
         if eventloop is None:
@@ -121,6 +82,19 @@ class BridgeReactor(AsyncioSelectorReactor):
         The event loop that this reactor runs on.
         """
         return self._asyncioEventloop
+
+    @property
+    def owned(self) -> bool:
+        """
+        Whether the loop runs for this reactor alone, inside C{run()}.
+        """
+        return self._root is not None
+
+    def stray_tasks(self) -> set[Task[Any]]:
+        """
+        Every unfinished task on the loop but the reactor's own.
+        """
+        return asyncio.all_tasks(self._asyncioEventloop) - {self._root}
 
     # -- running ---------------------------------------------------------------------------
 
@@ -180,6 +154,7 @@ class BridgeReactor(AsyncioSelectorReactor):
     async def _serve(self, installSignalHandlers: bool) -> None:
         ended = self._ended = self._asyncioEventloop.create_future()
         self._ticking = True
+        install_limiter(self.ledger, self._asyncioEventloop)
         self.startRunning(installSignalHandlers)
         self._reschedule()
         while not ended.done():
@@ -236,15 +211,6 @@ class BridgeReactor(AsyncioSelectorReactor):
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
-    def iterate(self, delay: float = 0.0) -> None:
-        ticking, self._ticking = self._ticking, True
-        self._reschedule()
-        self._asyncioEventloop.call_later(delay + 0.01, self._asyncioEventloop.stop)
-        try:
-            self._asyncioEventloop.run_forever()
-        finally:
-            self._ticking = ticking
-
     def _close(self) -> None:
         self._children.close()
         if self._timer is not None:
@@ -252,7 +218,14 @@ class BridgeReactor(AsyncioSelectorReactor):
         loop = self._asyncioEventloop
         if loop.is_closed():
             return
+        loop.run_until_complete(self.threads_ended(_PATIENCE))
         tear_down(loop)
+        stuck = stuck_threads(_PATIENCE)
+        for name in stuck:
+            _log.error("Left behind, because it doesn't end: thread {name}", name=name)
+        if stuck:
+            # Python would join these at exit, and never get there.
+            self._exitSignal = ExitStatus(self.exit_status, at_once=True)  # type: ignore[assignment]
         if self._owns_loop:
             loop.close()
 
@@ -283,70 +256,6 @@ class BridgeReactor(AsyncioSelectorReactor):
         elif self._started:
             self.crash()
 
-    # -- time ------------------------------------------------------------------------------
-
-    def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kw: object) -> DelayedCall:
-        assert delay >= 0, f"{delay} is not greater than or equal to 0 seconds"
-        due = _seconds() + delay
-        call = TimedCall(due, callable, args, kw, self._cancelCallLater, self._moveCallLaterSooner, self.seconds)
-        call.context = timer_context(delay)
-        self._newTimedCalls.append(call)
-        if due < self._timer_at:
-            self._arm(due, delay)
-        return call
-
-    def _moveCallLaterSooner(self, delayedCall: DelayedCall) -> None:
-        ReactorBase._moveCallLaterSooner(self, delayedCall)
-        self._reschedule()
-
-    def _arm(self, due: float, delay: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = due
-        # An empty context: this one handle serves everybody's timers.
-        if delay <= 0:
-            self._timer = self._asyncioEventloop.call_soon(self._on_timer, context=Context())
-        else:
-            self._timer = self._asyncioEventloop.call_later(delay, self._on_timer, context=Context())
-
-    def _reschedule(self) -> None:
-        delay = self.timeout()
-        if delay is not None:
-            self._arm(self.seconds() + delay, delay)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._timer_at = _NEVER
-        if self._ticking:
-            self.runUntilCurrent()
-        if self._ticking:
-            self._reschedule()
-
-    def runUntilCurrent(self) -> None:
-        self._insertNewDelayedCalls()
-        now = self.seconds()
-        while self._pendingTimedCalls and self._pendingTimedCalls[0].time <= now:
-            call = heappop(self._pendingTimedCalls)
-            if call.cancelled:
-                self._cancellations -= 1
-                continue
-            if call.delayed_time > 0.0:
-                call.activate_delay()
-                heappush(self._pendingTimedCalls, call)
-                continue
-            context = getattr(call, "context", None) or Context()
-            call.context = None  # type: ignore[attr-defined]
-            with _timed_call_failure if call.creator is None else _created_here(call):
-                call.called = 1
-                context.run(call.func, *call.args, **call.kw)
-        if self._cancellations > 50 and self._cancellations > len(self._pendingTimedCalls) >> 1:
-            self._cancellations = 0
-            self._pendingTimedCalls = [call for call in self._pendingTimedCalls if not call.cancelled]
-            heapify(self._pendingTimedCalls)
-        if self._justStopped:
-            self._justStopped = False
-            self.fireSystemEvent("shutdown")
-
     # -- threads ---------------------------------------------------------------------------
 
     def callFromThread(  # type: ignore[override]  # the two supertypes don't agree either
@@ -359,6 +268,37 @@ class BridgeReactor(AsyncioSelectorReactor):
             if not self._asyncioEventloop.is_closed():
                 raise
             _log.debug("Dropped a call from a thread: the loop is closed ({f!r})", f=f)
+
+    def _initThreads(self) -> None:
+        # Names are looked up on threads of their own: ten busy jobs must not delay a connect.
+        self.installNameResolver(GAIResolver(self, lambda: self._names))  # type: ignore[arg-type]
+        self.callWhenRunning(self._names.start)
+        self.usingThreads = True
+
+    def _initThreadPool(self) -> None:
+        pool = self.threadpool = WorkerPool(self.ledger, Share.LEGACY, "twisted.internet.reactor")
+        self._threadpoolStartupID = self.callWhenRunning(pool.start)
+        self.threadpoolShutdownID = self.addSystemEventTrigger("during", "shutdown", self.stop_threads)
+
+    def stop_threads(self) -> None:
+        """
+        Tell all worker threads to stop, and refuse new work. Joins nothing.
+        """
+        self._names.stop()
+        if self.threadpool is not None:
+            self.threadpool.stop()
+        self.ledger.close()
+
+    async def threads_ended(self, seconds: float) -> list[str]:
+        """
+        Stop the threads and wait that long for them. Returns what was left behind, as the log names it.
+        """
+        self.stop_threads()
+        if self._threads_awaited:
+            seconds = 0.0
+        self._threads_awaited = True
+        pools = [pool for pool in (self._names, self.threadpool) if isinstance(pool, WorkerPool)]
+        return [one for left in await asyncio.gather(*(pool.ended(seconds) for pool in pools)) for one in left]
 
     def wakeUp(self) -> None:
         if not self._asyncioEventloop.is_closed():
@@ -400,44 +340,6 @@ class BridgeReactor(AsyncioSelectorReactor):
         self._children.watch(child)
         return child
 
-    # -- listening -------------------------------------------------------------------------
-
-    def _offered(self, listen: Listen) -> IListeningPort | None:
-        return None if self.on_listen is None else self.on_listen(listen)
-
-    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
-        taken = self._offered(Listen("tcp", factory, port=port, backlog=backlog, interface=interface))
-        if taken is not None:
-            return taken
-        return super().listenTCP(port, factory, backlog, interface)  # type: ignore[no-untyped-call]
-
-    def listenSSL(self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = "") -> Any:
-        listen = Listen("ssl", factory, port=port, backlog=backlog, interface=interface, context_factory=contextFactory)
-        taken = self._offered(listen)
-        if taken is not None:
-            return taken
-        # Twisted's listenSSL goes through listenTCP with a wrapped factory: asked once is enough.
-        hook, self.on_listen = self.on_listen, None
-        try:
-            return super().listenSSL(port, factory, contextFactory, backlog, interface)  # type: ignore[no-untyped-call]
-        finally:
-            self.on_listen = hook
-
-    def listenUNIX(
-        self, address: Any, factory: Any, backlog: int = 50, mode: int | None = 0o666, wantPID: Any = 0
-    ) -> Any:
-        listen = Listen("unix", factory, address=address, backlog=backlog, mode=mode, want_pid=bool(wantPID))
-        taken = self._offered(listen)
-        if taken is not None:
-            return taken
-        return super().listenUNIX(address, factory, backlog, mode, wantPID)  # type: ignore[no-untyped-call]
-
-    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: Any) -> Any:
-        taken = self._offered(Listen("adopt", factory, fd=fileDescriptor, family=addressFamily))
-        if taken is not None:
-            return taken
-        return super().adoptStreamPort(fileDescriptor, addressFamily, factory)  # type: ignore[no-untyped-call]
-
 
 def _nothing() -> None:
     pass
@@ -448,11 +350,4 @@ def _from_thread(f: Callable[..., Any], args: tuple[object, ...], kwargs: dict[s
         f(*args, **kwargs)
 
 
-def _created_here(call: DelayedCall) -> Any:
-    creator = "".join(call.creator or ()).rstrip().replace("\n", "\n C:")
-    return _log.failuresHandled(
-        "while handling timed call\n C: from a DelayedCall created here:\n C:{creator}", creator=creator
-    )
-
-
-__all__ = ["BridgeReactor", "TimedCall"]
+__all__ = ["BridgeReactor"]

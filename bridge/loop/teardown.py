@@ -8,7 +8,10 @@ Refuses: to wait for ever. What ignores its cancellation is named in the log and
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from asyncio import AbstractEventLoop
+from typing import Any
 
 from twisted.logger import Logger
 
@@ -29,9 +32,9 @@ def tear_down(loop: AbstractEventLoop) -> None:
     loop.run_until_complete(_bounded(loop.shutdown_default_executor(), "the loop's executor"))
 
 
-async def end_tasks(tasks: set[asyncio.Task[object]], patience: float) -> None:
+async def end_tasks(tasks: set[asyncio.Task[Any]], patience: float) -> set[asyncio.Task[Any]]:
     """
-    Cancel the tasks and wait for their clean-up, for C{patience} seconds.
+    Cancel the tasks and wait for their clean-up, for C{patience} seconds. Returns those that ignored it.
     """
     for task in tasks:
         task.cancel()
@@ -41,6 +44,7 @@ async def end_tasks(tasks: set[asyncio.Task[object]], patience: float) -> None:
     for task in done:
         if not task.cancelled() and (exc := task.exception()) is not None:
             _log.error("Task {task} failed while it was being cancelled: {exc!r}", task=task.get_name(), exc=exc)
+    return pending
 
 
 async def _bounded(step: object, what: str) -> None:
@@ -51,3 +55,19 @@ async def _bounded(step: object, what: str) -> None:
         _log.error("Closing {what} took longer than {patience} s and is left.", what=what, patience=_PATIENCE)
     elif not task.cancelled() and (exc := task.exception()) is not None:
         _log.error("Closing {what} failed: {exc!r}", what=what, exc=exc)
+
+
+def stuck_threads(patience: float) -> list[str]:
+    """
+    The threads of anyio and of the loop's executor that outlive their loop by more than C{patience} seconds.
+
+    Python joins these at exit, however long that takes. Runs when no loop does.
+    """
+    until = time.monotonic() + patience
+    stuck: list[str] = []
+    for thread in threading.enumerate():
+        if thread.name.startswith(("AnyIO worker", "asyncio_")) and not thread.daemon:
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                stuck.append(thread.name)
+    return stuck

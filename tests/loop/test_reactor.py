@@ -133,8 +133,6 @@ def test_sync_requests_share_a_thread(loop):
     assert not on_stock(ROOT_TASK, loop).passed, "the trap is gone from stock Twisted"
 
 
-
-
 @both_loops
 def test_stepped_back_clock_stalls_nothing(loop):
     """

@@ -99,7 +99,12 @@ def main(kind: str, names: list[str]) -> None:
         text = failure.getTraceback() if hasattr(failure, "getTraceback") else str(failure)
         failed[where] = text
     json.dump(
-        {"ran": len(result.ran), "skipped": len(result.skips), "failed": failed, "expected": len(result.expectedFailures)},
+        {
+            "ran": len(result.ran),
+            "skipped": len(result.skips),
+            "failed": failed,
+            "expected": len(result.expectedFailures),
+        },
         sys.stdout,
     )
     sys.stdout.flush()
