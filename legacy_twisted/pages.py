@@ -5,26 +5,13 @@ The pages that accept work and answer at once, and the front page.
 import json
 
 from twisted.internet import defer
-from twisted.web import http, resource
+from twisted.web import http
 from twisted.web.server import NOT_DONE_YET
 
 from legacy_twisted import fields
 from legacy_twisted.fields import body, newId, query
 from legacy_twisted.tasks import timestamp, until
-from legacy_twisted.web import NotFound, Page, Refusal
-
-
-class Root(resource.Resource):
-    """
-    The root of the tree; everything that isn't in it is a 404 in JSON.
-    """
-
-    def __init__(self, jobs):
-        resource.Resource.__init__(self)
-        self.jobs = jobs
-
-    def getChild(self, path, request):
-        return NotFound(self.jobs)
+from legacy_twisted.web import Folder, NotFound, Page, Refusal
 
 
 class Hello(Page):
@@ -75,16 +62,13 @@ def allLoops(connection):
     return connection.rows("SELECT name, owner, state, last_tick FROM loops ORDER BY name")
 
 
-class Notifications(Page):
+class Notifications(Folder):
     """
     C{/send-notification/{email}}.
     """
 
     def getChild(self, path, request):
         return Notification(self.jobs, path) if path else NotFound(self.jobs)
-
-    def render(self, request):
-        return NotFound(self.jobs).render(request)
 
 
 class Notification(Page):

@@ -25,7 +25,7 @@ from legacy_twisted.processes import Processes
 from legacy_twisted.requestlog import RequestLog
 from legacy_twisted.rescue import Rescue
 from legacy_twisted.settings import SettingsError, makeSettings
-from legacy_twisted.web import Site
+from legacy_twisted.web import Folder, Site
 from legacy_twisted.worker import Consumer
 
 FOLDERS = ("uploads", "processed", "exports", "outbox")
@@ -122,7 +122,7 @@ def make_root(jobs):
     """
     The tree of resources.
     """
-    root = pages.Root(jobs)
+    root = Folder(jobs)
     root.putChild(b"", pages.Hello(jobs))
     root.putChild(b"healthz", pages.Health(jobs))
     root.putChild(b"send-notification", pages.Notifications(jobs))
@@ -143,7 +143,7 @@ def make_root(jobs):
     root.putChild(b"unstable", pages.Number(jobs, "api.unstable", "failures", 100))
     root.putChild(b"task", taskpages.TaskPages(jobs))
     root.putChild(b"tasks", taskpages.TaskList(jobs))
-    report = pages.Root(jobs)
+    report = Folder(jobs)
     report.putChild(b"daily", pages.DailyReport(jobs))
     root.putChild(b"report", report)
     return root

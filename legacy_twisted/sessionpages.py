@@ -43,8 +43,12 @@ def visitorOf(request):
     """
     @return: the request's visitor, or L{None} when nobody is logged in.
     """
-    if not request.received_cookies:
-        # Asking for a session would open one.
+    name = b"TWISTED_SECURE_SESSION" if request.isSecure() else b"TWISTED_SESSION"
+    cookie = request.getCookie(b"_".join([name, *request.sitepath]))
+    try:
+        # Not request.getSession(): whoever has none would be given one.
+        request.site.getSession(cookie)
+    except KeyError:
         return None
     visitor = request.getSession(IVisitor)
     return visitor if visitor.name is not None else None

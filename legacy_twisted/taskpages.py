@@ -8,19 +8,16 @@ from twisted.web.server import NOT_DONE_YET
 
 from legacy_twisted import tasks
 from legacy_twisted.fields import identifier, query
-from legacy_twisted.web import NotFound, Page, Refusal, notFound
+from legacy_twisted.web import Folder, NotFound, Page, Refusal, notFound
 
 
-class TaskPages(Page):
+class TaskPages(Folder):
     """
     What is below C{/task}.
     """
 
     def getChild(self, path, request):
         return TaskPage(self.jobs, path) if path else NotFound(self.jobs)
-
-    def render(self, request):
-        return NotFound(self.jobs).render(request)
 
 
 class TaskPage(Page):

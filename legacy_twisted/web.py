@@ -209,6 +209,12 @@ class NotFound(Page):
         return server.NOT_DONE_YET
 
 
+class Folder(NotFound):
+    """
+    What is no page itself, and only has some below it.
+    """
+
+
 class Draining(Page):
     """
     Every path, once the server is stopping.
