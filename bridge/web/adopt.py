@@ -31,7 +31,6 @@ from bridge.errors import SiteChoiceError
 from bridge.web.facade import HostFactory
 from bridge.web.transport import address_of
 
-
 _KINDS = ("tcp", "tcp4", "tcp6", "ssl")
 
 

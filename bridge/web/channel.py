@@ -123,11 +123,11 @@ class Channel(HTTPChannel):
                 elif coding != b"identity":
                     return self._refuse()
             if name in raw:
-                raw[name].append(value)
+                raw[name].append(value.rstrip(b" \t"))
             else:
-                raw[name] = [value]
-        if count > self.maxHeaders or size > self.totalHeadersSize:
-            return self._refuse()
+                raw[name] = [value.rstrip(b" \t")]
+        if count > self.maxHeaders or size > self.totalHeadersSize or not version:
+            return self._too_much(headers, uri)
         self.length = length
         if b"Cookie" in raw or type(request).parseCookies is not _PARSE_COOKIES:
             request.parseCookies()
@@ -139,6 +139,13 @@ class Channel(HTTPChannel):
         if b"Expect" in raw and version == b"HTTP/1.1" and raw[b"Expect"][0].lower() == b"100-continue":
             self._send100Continue()  # type: ignore[no-untyped-call]
         return True
+
+    def _too_much(self, headers: Iterable[tuple[bytes, bytes]], uri: bytes) -> bool:
+        if max(len(uri), *(len(name) + len(value) for name, value in headers), 0) > self.MAX_LENGTH:
+            # Twisted hangs up on an endless line without a word.
+            self.loseConnection()
+            return False
+        return self._refuse()
 
     def _refuse(self) -> bool:
         self._respondToBadRequestAndDisconnect()

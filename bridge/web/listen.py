@@ -28,10 +28,11 @@ from uvicorn.server import ServerState
 
 from bridge.errors import ListenError
 from bridge.web.adopt import Adopted, Adopter, ListenCall
+from bridge.web.cycle import UVICORN, uvicorn_known
 from bridge.web.front import Decide, Road
 from bridge.web.going_away import GoingAwayProtocol
 from bridge.web.quicken import Quickened
-from bridge.web.site_protocol import UVICORN, SiteProtocol, uvicorn_known
+from bridge.web.site_protocol import SiteProtocol
 
 App = Callable[..., Awaitable[None]]
 # How often a drain looks whether it is over, in seconds.

@@ -16,13 +16,11 @@ Refuses: signals, listening, and deciding.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import httptools
-import uvicorn
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,66 +29,44 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from bridge.routing import Decision, Effects, Selector, SelectorKind, Side, Stage
+from bridge.routing import Decision, Effects, Side, Stage
+from bridge.web.asks import HeaderAsks
 from bridge.web.channel import Channel
+from bridge.web.cycle import LegacyCycle, Refusal, uvicorn_known
 from bridge.web.front import Road, road_of
+from bridge.web.patience import Patience
+from bridge.web.stock import StockChannel
 from bridge.web.transport import LoopTransport, loop_transport
 
-UVICORN = ((0, 54), (0, 55))
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 # What Twisted reads ahead while a request is being answered.
 EAGER = 0x4000
+# Twisted's limit to a head, which httptools hasn't.
+HEAD = 16384
 # Under this name an ASGI application finds which headers this server adds by itself.
 ADDED_HEADERS = "bgserver.headers"
-# Twisted's patience with a peer that doesn't take what is left for it.
-ABORT = 15.0
+_VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 
 
-def uvicorn_known(version: str = uvicorn.__version__) -> bool:
+def _alone(decision: Decision) -> bool:
     """
-    Whether this uvicorn is one that the hot road was tested with.
+    Whether nobody else wants to see the answer.
     """
-    parts = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    return UVICORN[0] <= parts < UVICORN[1]
-
-
-def _judged(decision: Decision) -> bool:
+    if decision.shadows is not None:
+        return False
     # Without a shadow a canary is judged by its errors, which the dispatcher counts.
     route = decision.route
-    return route.effects is Effects.EXTERNAL and route.stage in (Stage.CANARY, Stage.LIVE)
+    return not (route.effects is Effects.EXTERNAL and route.stage in (Stage.CANARY, Stage.LIVE))
 
 
-class _Quiet:
+def _path(uri: bytes) -> bytes:
     """
-    An event that nobody waits for: uvicorn sets one on each cycle.
+    The raw path of a request target, which may be in the absolute form.
     """
-
-    def set(self) -> None: ...
-
-
-class LegacyCycle:
-    """
-    One request on the hot road, as far as uvicorn's bookkeeping looks at it.
-    """
-
-    __slots__ = ("chunks", "disconnected", "head", "keep_alive", "more_body", "response_complete")
-    message_event = _Quiet()
-
-    def __init__(self, head: Any) -> None:
-        self.head = head
-        self.chunks: list[bytes] | None = None
-        self.more_body = True
-        self.response_complete = False
-        self.keep_alive = True
-        self.disconnected = False
-
-
-class Refusal(LegacyCycle):
-    """
-    The place in the order of a request that can't be parsed.
-    """
-
-    __slots__ = ()
+    if uri[:1] != b"/" and b"://" in uri:
+        uri = b"/" + uri.partition(b"://")[2].partition(b"/")[2]
+    cut = uri.find(b"?")
+    return uri if cut < 0 else uri[:cut]
 
 
 class _LoopChannel(Channel):
@@ -104,7 +80,7 @@ class _LoopChannel(Channel):
         self.home.loop.call_soon(self._flush)
 
 
-class SiteProtocol(HttpToolsProtocol):
+class SiteProtocol(HeaderAsks, HttpToolsProtocol):
     """
     uvicorn's C{http=} class for a server that has a Site.
 
@@ -144,8 +120,13 @@ class SiteProtocol(HttpToolsProtocol):
         self._refused = False
         self._eager = 0
         self._held: list[bytes] | None = None
-        self._heard = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._patience: Patience | None = None
+        self._stock: StockChannel | None = None
+        # The bytes of the head that is being read, while it isn't complete.
+        self._in_head = False
+        self._begun = 0
+        self._raw: list[bytes] | None = []
+        self._unread = 0
         self.decision: Decision | None = None
 
     # the transport's side
@@ -154,12 +135,16 @@ class SiteProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if self._look:
             self._road = road_of(self.app, self.server)
-        self._heard = self.loop.time()
-        self._arm(self._patience())
+        self._patience = Patience(self.loop, transport, self._seconds, self._waiting)
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self.loop.time()
+        patience = self._patience
+        if patience is not None:
+            patience.heard = self.loop.time()
         if self._refused:
+            return
+        if self._stock is not None:
+            self._guard(self._stock.dataReceived, data)
             return
         current = self._current
         if current is not None and not current.response_complete:
@@ -173,37 +158,70 @@ class SiteProtocol(HttpToolsProtocol):
         if self._held is not None:
             self._held.append(data)
             return
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            if not self._refused:
-                self._malformed()
-        except httptools.HttpParserUpgrade as upgrade:
-            self._upgraded(data[upgrade.args[0] :])
+        self._feed(data)
 
     def _feed(self, data: bytes) -> None:
-        if data and self.parser is not None:
-            self.data_received(data)
+        while data and self.parser is not None and not self._refused:
+            starts = not (self._in_head or self._in_body)
+            self._begun = 0
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                if not self._refused:
+                    self._malformed(self._head(data, starts))
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                if not self._upgraded(data):
+                    return
+            else:
+                if self._in_head:
+                    self._keep(data, starts)
+                return
 
-    def _upgraded(self, data: bytes) -> None:
+    def _head(self, data: bytes, starts: bool) -> bytes | None:
         """
-        A request with an Upgrade (or a CONNECT) is complete; this came behind it.
+        The bytes of the head that failed; None if it began somewhere within a packet.
+        """
+        if self._in_body or self._raw is None:
+            return None
+        if starts:
+            return data if self._begun <= 1 else None
+        return b"".join(self._raw) + data if self._begun == 0 else None
+
+    def _keep(self, data: bytes, starts: bool) -> None:
+        """
+        A head isn't complete yet: remember it, but not without end.
+        """
+        if self._begun:
+            self._raw, self._unread = ([], 0) if starts and self._begun == 1 else (None, 0)
+        if self._raw is not None:
+            self._raw.append(data)
+        self._unread += len(data)
+        if self._unread > HEAD:
+            self._malformed(None if self._raw is None else b"".join(self._raw))
+
+    def _upgraded(self, data: bytes) -> bool:
+        """
+        A request with an Upgrade (or a CONNECT) is complete, and this came behind it.
+
+        @return: Whether it is the next request.
         """
         if self._on_hot_road:
             # The application may take the connection over, now or later.
             if self._busy():
                 if not self._taken(data):
                     self._held = [data]
-                return
+                return False
         elif self._should_upgrade():
             if self._busy():
-                self._queue_refusal()
+                self._queue_refusal(None)
             else:
                 self.handle_websocket_upgrade()
-            return
+            return False
         else:
             self._unsupported_upgrade_warning()
-        self._feed(data)
+        return True
 
     def _taken(self, data: bytes) -> bool:
         """
@@ -234,11 +252,16 @@ class SiteProtocol(HttpToolsProtocol):
         )
 
     def handle_websocket_upgrade(self) -> None:
-        self._disarm()
+        self._rest_in_peace()
         super().handle_websocket_upgrade()
 
+    def _rest_in_peace(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
+        self._rest_in_peace()
         super().connection_lost(exc)
         current, self._current = self._current, None
         # uvicorn tells only the request that was parsed last.
@@ -249,17 +272,20 @@ class SiteProtocol(HttpToolsProtocol):
         self._held = None
         channel, self._channel = self._channel, None
         face, self._face = self._face, None
-        if channel is None or face is None:
+        stock, self._stock = self._stock, None
+        if face is None:
             return
         error = ConnectionDone() if exc is None else ConnectionLost(str(exc))
         reason = Failure(error)  # type: ignore[no-untyped-call]
         owner: Any = face.protocol
         try:
             face.lost()
-            if owner is None:
-                channel.lost(reason)
-            else:
+            if owner is not None:
                 owner.connectionLost(reason)
+            elif stock is not None:
+                stock.connectionLost(reason)
+            elif channel is not None:
+                channel.lost(reason)
         except Exception:
             self._log.failure("The application failed when its connection was lost")
 
@@ -282,7 +308,9 @@ class SiteProtocol(HttpToolsProtocol):
         if self.taken_over:
             # Its own protocol, so its own good-bye; the drain is bounded anyway.
             return
-        if self._busy() or self.pipeline:
+        if self._stock is not None:
+            self._stock.stop()
+        elif self._busy() or self.pipeline:
             self.cycle.keep_alive = False
         else:
             self.transport.close()
@@ -290,6 +318,8 @@ class SiteProtocol(HttpToolsProtocol):
     # the parser's side
 
     def on_message_begin(self) -> None:
+        self._in_head = True
+        self._begun += 1
         # The scope is made only where somebody will look at it.
         self.url = b""
         self.headers = []
@@ -299,6 +329,7 @@ class SiteProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._in_body = True
         parser = self.parser
         method = parser.get_method()
@@ -306,7 +337,7 @@ class SiteProtocol(HttpToolsProtocol):
         self._on_hot_road = False
         if road is not None and self._hot(road, method):
             self._on_hot_road = True
-            version = b"HTTP/" + parser.get_http_version().encode("ascii")
+            version = _VERSIONS.get(parser.get_http_version(), b"")
             cycle = LegacyCycle((method, self.url, version, self.headers))
             self.cycle = cycle
             if self._busy() or self.pipeline or self.flow.write_paused:
@@ -326,21 +357,23 @@ class SiteProtocol(HttpToolsProtocol):
             return False
         if road.decide is None:
             return True
-        url = self.url
-        if url[:1] != b"/" and b"://" in url:
-            url = httptools.parse_url(url).path or b"/"
-        cut = url.find(b"?")
-        decision = road.decide(method, url if cut < 0 else url[:cut], self)
+        decision = road.decide(method, _path(self.url), self)
         self.decision = decision
         if decision.answers is not Side.LEGACY:
             return False
-        if self._is_upgrade():
-            # Nobody can answer a websocket twice.
-            return True
-        return decision.shadows is None and not _judged(decision)
+        # Nobody can answer a websocket twice.
+        return _alone(decision) or bool(self.parser.should_upgrade())
 
-    def _is_upgrade(self) -> bool:
-        return bool(self.parser.should_upgrade())
+    def permits(self, method: bytes, uri: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+        """
+        Whether a request that only Twisted's parser understands is legacy's.
+        """
+        road = self._road
+        if road is None or road.decide is None:
+            return road is not None
+        self.headers = headers
+        decision = road.decide(method, _path(uri), self)
+        return decision.answers is Side.LEGACY
 
     def _cross(self) -> None:
         """
@@ -359,9 +392,9 @@ class SiteProtocol(HttpToolsProtocol):
             elif name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
             self.headers.append((name, value))
-        if lengths + codings > 1:
-            # uvicorn would believe one of them, and somebody else the other.
-            raise ValueError("Content-Length and Transfer-Encoding contradict each other")
+        if lengths + codings > 1 or self.parser.get_http_version() not in _VERSIONS:
+            # uvicorn would believe one of the lengths, and somebody else the other.
+            raise ValueError("Twisted refuses this too")
         added = frozenset(_nameEncoder.encode(name) for name, _ in self.server_state.default_headers)
         scope: Any = self.scope
         scope["extensions"] = {"bgserver.decision": self.decision, ADDED_HEADERS: added}
@@ -399,7 +432,7 @@ class SiteProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._current = cycle
         if type(cycle) is Refusal:
-            self._refuse()
+            self._refuse(cycle.head)
         elif type(cycle) is LegacyCycle:
             self._open(cycle)
             chunks, cycle.chunks = cycle.chunks, None
@@ -454,9 +487,7 @@ class SiteProtocol(HttpToolsProtocol):
         if self.pipeline or self._held or self.flow.write_paused:
             self._proceed()
         else:
-            self._eager = 0
-            self._heard = self.loop.time()
-            self.flow.resume_reading()
+            self._rest()
 
     def on_response_complete(self) -> None:
         """
@@ -489,7 +520,8 @@ class SiteProtocol(HttpToolsProtocol):
 
     def _rest(self) -> None:
         self._eager = 0
-        self._heard = self.loop.time()
+        if self._patience is not None:
+            self._patience.heard = self.loop.time()
         self.flow.resume_reading()
         if self._face is not None:
             self._face.resumeProducing()
@@ -501,31 +533,52 @@ class SiteProtocol(HttpToolsProtocol):
 
     # refusals
 
-    def _malformed(self) -> None:
+    def _malformed(self, raw: bytes | None) -> None:
+        """
+        @param raw: What the parser failed at, from the first byte of the request on.
+        """
         cycle = self.cycle
         if self.pipeline and self._in_body and self.pipeline[0][0] is cycle:
             # It waits in the line, and the rest of it will never come.
             self.pipeline.popleft()
         if self.pipeline or (self._busy() and not (self._in_body and cycle is self._current)):
-            self._queue_refusal()
+            self._queue_refusal(raw)
         else:
-            self._refuse()
+            self._refuse(raw)
 
-    def _queue_refusal(self) -> None:
-        self.cycle = Refusal(None)
+    def _queue_refusal(self, raw: bytes | None) -> None:
+        self.cycle = Refusal(raw)
         self.pipeline.appendleft((self.cycle, self.app))
-        # What comes after it can't be understood; reading on only shows a disconnect.
+        # What comes after it can't be understood before it is its turn.
         self._held = []
 
-    def _refuse(self) -> None:
+    def _refuse(self, raw: bytes | None) -> None:
+        if raw is not None and self._road is not None:
+            self._ask_twisted(raw)
+            return
         self._refused = True
         if not getattr(self._current, "response_started", False):
             self.transport.write(BAD_REQUEST)
         self.transport.close()
 
+    def _ask_twisted(self, raw: bytes) -> None:
+        """
+        Let Twisted's own parser read the connection from here on.
+        """
+        assert self._road is not None
+        self._rest_in_peace()
+        if self._face is None:
+            self._face = loop_transport(self.transport)
+        self._face.unregisterProducer()
+        self._current = None
+        self._stock = StockChannel(self._road.site, self)
+        held, self._held = self._held, None
+        self._guard(self._stock.makeConnection, self._face)
+        self._guard(self._stock.dataReceived, raw + b"".join(held or ()))
+
     # time
 
-    def _patience(self) -> float | None:
+    def _seconds(self) -> float | None:
         if self._channel is not None:
             return self._channel.timeOut
         if self._road is not None:
@@ -533,61 +586,7 @@ class SiteProtocol(HttpToolsProtocol):
             return found
         return self.timeout_keep_alive
 
-    def _arm(self, seconds: float | None) -> None:
-        if seconds is not None:
-            self._timer = self.loop.call_later(seconds, self._tick)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _tick(self) -> None:
-        """
-        One timer for each connection: it looks how long ago something was heard, and
-        is armed again for the rest.
-        """
-        self._timer = None
-        patience = self._patience()
-        if patience is None or self.transport.is_closing():
-            return
-        if self.flow.read_paused or (self._busy() and not self._current.more_body):
-            # It is the application's turn, not the peer's.
-            self._arm(patience)
-            return
-        left = self._heard + patience - self.loop.time()
-        if left > 0:
-            self._arm(left)
-            return
-        self._log.info("Timing out client: {peer}", peer=self.client)
-        self.transport.close()
-        self._timer = self.loop.call_later(ABORT, self.transport.abort)
-
-    # what a decision may ask
-
-    def subject(self, selector: Selector) -> bytes:
-        """
-        What a canary sticks to: the first header or cookie of that name, the peer.
-        """
-        if selector.kind is SelectorKind.CLIENT:
-            return b"" if self.client is None else self.client[0].encode("ascii")
-        name = selector.name.encode("latin-1").lower()
-        if selector.kind is SelectorKind.HEADER:
-            for found, value in self.headers:
-                if found.lower() == name:
-                    return value
-            return b""
-        name = selector.name.encode("latin-1")
-        for found, value in self.headers:
-            if found.lower() == b"cookie":
-                for pair in value.split(b";"):
-                    key, _, content = pair.strip().partition(b"=")
-                    if key == name:
-                        return content
-        return b""
-
-    def dice(self) -> float:
-        """
-        From 0 to 1, new each time.
-        """
-        return random.random()
+    def _waiting(self) -> bool:
+        if self.flow.read_paused:
+            return False
+        return not self._busy() or self._current.more_body
