@@ -2,8 +2,8 @@
 Owns the rules of who may move a route where, when a person asks.
 
 Back is free at any time.  Into C{shadow} is free too: nothing moves, and evidence
-begins there.  Everything else forward, a heavier canary included, wants evidence
-that passes, or force and a reason that stays visible.
+begins there.  Everything else forward, a heavier canary included, goes one step at a time and wants
+evidence that passes, or force and a reason that stays visible.
 
 Refuses: to weigh the evidence itself; the gate does, and here it is only heard.
 """
@@ -63,6 +63,11 @@ def check_move(
         raise refused("legacy's code is gone", "If it is there again, add --force --why TEXT.")
     if new[0] is Stage.SHADOW or not is_forward(old, new):
         return
+    if new[0].step - old[0].step > 1:
+        raise refused(
+            f"from {old[0].value} that is more than one step, and evidence carries one",
+            "Go one step at a time, or add --force --why TEXT.",
+        )
     if not passing:
         raise refused(
             f"the gate holds it, because {reading}",

@@ -172,5 +172,5 @@ def test_a_selector_that_is_none_is_refused(text: str) -> None:
     """
     The message shows what could have been written.
     """
-    with pytest.raises(ValueError, match="client|names no"):
+    with pytest.raises(ValueError, match=r"client|names no"):
         Selector.parse(text)

@@ -1,0 +1,340 @@
+"""
+The thread between the loop and the state: it follows, it writes, and a bad database never stops the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from bridge.errors import StateError, StateUnavailableError
+from bridge.routing import Stage
+from bridge.state import Snapshot, StateThread, Store
+
+
+class World:
+    """
+    A thread on a state that the test can break, and what it told the loop.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.url = f"sqlite:///{path}"
+        self.told: asyncio.Queue[Snapshot] = asyncio.Queue()
+        self.pages: int | None = None
+        self.thread = StateThread(self.opens, self.told.put_nowait, every=0.02, depth=3)
+
+    def opens(self) -> Store:
+        store = Store.open(self.url, create=False, patience=0.05)
+        if self.pages is not None:
+            pages = self.pages
+
+            @sa.event.listens_for(store.database.engine, "connect")
+            def _small_disk(connection: sqlite3.Connection, record: object) -> None:
+                connection.execute(f"PRAGMA max_page_count = {pages}")
+
+        return store
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():  # noqa: ASYNC110 -- it comes true on another thread, which has no event for it
+            await asyncio.sleep(0.005)
+
+    def lock(self) -> sqlite3.Connection:
+        other = sqlite3.connect(self.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        return other
+
+
+def in_world(folder: Path, play: Callable[[World], Awaitable[None]]) -> None:
+    async def run() -> None:
+        world = World(folder / "state.db")
+        made = Store.open(world.url)
+        made.close()
+        try:
+            await asyncio.wait_for(play(world), 30)
+        finally:
+            await world.thread.stop()
+
+    asyncio.run(run())
+
+
+def start(world: World, known: int = 0) -> None:
+    world.thread.start(asyncio.get_running_loop(), known)
+
+
+def test_what_another_process_changes_is_told_on_the_loop(tmp_path: Path) -> None:
+    """
+    Within a turn of the poll, on the loop's own thread, once.
+    """
+
+    async def play(world: World) -> None:
+        start(world)
+        Store.open(world.url).set_stage("GET /x", Stage.LIVE, who="bgctl", why="")
+
+        snapshot = await world.told.get()
+
+        assert (snapshot.version, snapshot.routes) == (1, {"GET /x": (Stage.LIVE, 0.0)})
+        assert world.told.empty()
+
+    in_world(tmp_path, play)
+
+
+def test_a_call_answers_and_its_change_is_told_at_once(tmp_path: Path) -> None:
+    """
+    The process that changes something doesn't wait for its own poll.
+    """
+
+    async def play(world: World) -> None:
+        world.thread.every = 3600
+        start(world)
+
+        change = await world.thread.call(Store.set_stage, "GET /x", Stage.LIVE, who="ann", why="")
+        snapshot = await world.told.get()
+
+        assert change is not None
+        assert snapshot.version == 1
+
+    in_world(tmp_path, play)
+
+
+def test_nothing_runs_on_the_loops_thread(tmp_path: Path) -> None:
+    """
+    Every call blocks, so none may block the loop.
+    """
+
+    async def play(world: World) -> None:
+        start(world)
+
+        ran = await world.thread.call(lambda store: threading.current_thread())
+
+        assert ran is not threading.current_thread()
+
+    in_world(tmp_path, play)
+
+
+def test_an_error_of_a_call_is_its_callers(tmp_path: Path) -> None:
+    """
+    And the thread goes on.
+    """
+
+    async def play(world: World) -> None:
+        start(world)
+
+        with pytest.raises(ZeroDivisionError):
+            await world.thread.call(lambda store: 1 // 0)
+        assert await world.thread.call(Store.version) == 0
+
+    in_world(tmp_path, play)
+
+
+def test_a_locked_database_keeps_offered_writes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Nothing that fits the queue is lost; what doesn't is counted; trouble and recovery are said once each.
+    """
+
+    async def play(world: World) -> None:
+        start(world)
+        lock = world.lock()
+        taken = [world.thread.offer(Store.add_counts, "r", "i", {"same": 1}, 1.0) for _ in range(3)]
+        await world.until(lambda: world.thread.health().problem is not None)
+        late = world.thread.offer(Store.add_counts, "r", "i", {"same": 1}, 1.0)
+        with pytest.raises(StateUnavailableError, match="locked"):
+            await world.thread.call(Store.set_stage, "GET /x", Stage.LIVE, who="ann", why="")
+        lock.execute("COMMIT")
+        lock.close()
+        await world.until(lambda: world.thread.health().waiting == 0)
+
+        assert (taken, late) == ([True] * 3, False)
+        assert world.thread.health().lost == 1
+        assert await world.thread.call(Store.counts, "r", "i") == {"same": 3}
+        await world.until(lambda: world.thread.health().problem is None)
+
+    with caplog.at_level(logging.WARNING, "bridge.state"):
+        in_world(tmp_path, play)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2, said
+    assert "last known stages" in said[0]
+    assert "1 writes were lost" in said[1]
+
+
+def test_the_loop_goes_on_while_the_database_is_slow(tmp_path: Path) -> None:
+    """
+    A write that hangs for as long as it likes costs the loop nothing.
+    """
+
+    async def play(world: World) -> None:
+        start(world)
+        hanging, goes_on = threading.Event(), threading.Event()
+
+        def hang(store: Store) -> None:
+            hanging.set()
+            goes_on.wait()
+
+        world.thread.offer(hang)
+        await world.until(hanging.is_set)
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        goes_on.set()
+
+        assert await world.thread.call(Store.version) == 0
+
+    in_world(tmp_path, play)
+
+
+def test_a_database_that_is_gone_is_no_new_and_empty_one(tmp_path: Path) -> None:
+    """
+    Seen to fail with a plain sqlite3.connect, which made an empty file: every route would have gone back to its
+    start stage.  When the file is there again, it is followed again.
+    """
+
+    async def play(world: World) -> None:
+        Store.open(world.url).set_stage("GET /x", Stage.LIVE, who="ann", why="")
+        start(world)
+        await world.told.get()
+        moved = world.path.rename(world.path.with_name("elsewhere.db"))
+        await world.until(lambda: world.thread.health().problem is not None)
+        assert not world.path.exists()
+
+        moved.rename(world.path)
+        await world.until(lambda: world.thread.health().problem is None)
+        Store.open(world.url).set_stage("GET /x", Stage.LEGACY, who="ann", why="")
+
+        assert (await world.told.get()).routes == {"GET /x": (Stage.LEGACY, 0.0)}
+        assert world.told.empty()
+
+    in_world(tmp_path, play)
+
+
+def test_a_full_disk_can_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Stages of other processes are followed while nothing can be written, and that is said once, not at each turn.
+    """
+
+    async def play(world: World) -> None:
+        world.pages = 1
+        start(world)
+        world.thread.offer(Store.add_sample, "r", "i", "f", "x" * 60_000, 1.0)
+        await world.until(lambda: world.thread.health().problem is not None)
+        Store.open(world.url).set_stage("GET /x", Stage.LIVE, who="bgctl", why="")
+
+        snapshot = await world.told.get()
+        with pytest.raises(StateUnavailableError, match="full"):
+            await world.thread.call(Store.add_sample, "r", "i", "f", "x" * 60_000, 1.0)
+
+        assert snapshot.routes == {"GET /x": (Stage.LIVE, 0.0)}
+        assert "full" in str(world.thread.health().problem)
+        assert world.thread.health().waiting == 1
+
+    with caplog.at_level(logging.WARNING, "bridge.state"):
+        in_world(tmp_path, play)
+    assert sum("last known stages" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_write_that_can_never_work_does_not_block_the_others(tmp_path: Path) -> None:
+    """
+    A mistake of the caller's is no trouble of the database's: given up, counted, logged.
+    """
+
+    async def play(world: World) -> None:
+        start(world)
+        world.thread.offer(lambda store: {}["no"])
+        world.thread.offer(Store.add_counts, "r", "i", {"same": 1}, 1.0)
+        await world.until(lambda: world.thread.health().waiting == 0)
+
+        assert world.thread.health().lost == 1
+        assert world.thread.health().problem is None
+        assert await world.thread.call(Store.counts, "r", "i") == {"same": 1}
+
+    in_world(tmp_path, play)
+
+
+def test_it_begins_when_the_database_can_be_opened(tmp_path: Path) -> None:
+    """
+    A server under force_legacy may start without its state, and finds it later.
+    """
+
+    async def play(world: World) -> None:
+        away = world.path.rename(world.path.with_name("elsewhere.db"))
+        start(world, -1)
+        await world.until(lambda: world.thread.health().problem is not None)
+
+        away.rename(world.path)
+
+        assert (await world.told.get()).version == 0
+
+    in_world(tmp_path, play)
+
+
+def test_look_does_not_wait_for_the_turn(tmp_path: Path) -> None:
+    """
+    Whoever knows that something changed can say so.
+    """
+
+    async def play(world: World) -> None:
+        world.thread.every = 3600
+        start(world)
+        await world.thread.call(Store.version)
+        Store.open(world.url).set_stage("GET /x", Stage.LIVE, who="bgctl", why="")
+
+        world.thread.look()
+
+        assert (await world.told.get()).version == 1
+
+    in_world(tmp_path, play)
+
+
+def test_the_stop_writes_what_was_offered(tmp_path: Path) -> None:
+    """
+    Evidence of the last second isn't lost; after that nothing is taken, and it is said.
+    """
+
+    async def play(world: World) -> None:
+        start(world)
+        for _ in range(3):
+            world.thread.offer(Store.add_counts, "r", "i", {"same": 1}, 1.0)
+
+        assert await world.thread.stop() is True
+
+        assert Store.open(world.url).counts("r", "i") == {"same": 3}
+        assert world.thread.offer(Store.version) is False
+        with pytest.raises(StateError, match="stopping"):
+            await world.thread.call(Store.version)
+
+    in_world(tmp_path, play)
+
+
+def test_the_stop_waits_only_so_long(tmp_path: Path) -> None:
+    """
+    A database that hangs doesn't hold the process.
+    """
+
+    async def play(world: World) -> None:
+        start(world)
+        goes_on = threading.Event()
+        world.thread.offer(lambda store: goes_on.wait())
+        world.thread.offer(Store.add_counts, "r", "i", {"same": 1}, 1.0)
+
+        assert await world.thread.stop(patience=0.05) is False
+
+        assert world.thread.health().lost >= 1
+        goes_on.set()
+
+    in_world(tmp_path, play)
+
+
+def test_a_thread_that_never_started_stops(tmp_path: Path) -> None:
+    """
+    A start that failed halfway can still be undone.
+    """
+
+    async def play(world: World) -> None:
+        assert await world.thread.stop() is True
+
+    in_world(tmp_path, play)
