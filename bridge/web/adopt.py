@@ -25,7 +25,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.python.lockfile import FilesystemLock
 from twisted.web.server import Site
-from zope.interface import implementer  # type: ignore[import-untyped]
+from zope.interface import implementer
 
 from bridge.errors import SiteChoiceError
 from bridge.web.facade import HostFactory

@@ -35,7 +35,7 @@ from bridge.web.channel import Channel
 from bridge.web.cycle import LegacyCycle, Refusal, uvicorn_known
 from bridge.web.front import Road, road_of
 from bridge.web.patience import Patience
-from bridge.web.stock import StockChannel
+from bridge.web.stock import OpenHead, StockChannel, Where
 from bridge.web.transport import LoopTransport, loop_transport
 
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
@@ -122,11 +122,9 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
         self._held: list[bytes] | None = None
         self._patience: Patience | None = None
         self._stock: StockChannel | None = None
-        # The bytes of the head that is being read, while it isn't complete.
         self._in_head = False
-        self._begun = 0
-        self._raw: list[bytes] | None = []
-        self._unread = 0
+        self._completed = 0
+        self._open_head = OpenHead()
         self.decision: Decision | None = None
 
     # the transport's side
@@ -161,14 +159,14 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
         self._feed(data)
 
     def _feed(self, data: bytes) -> None:
-        while data and self.parser is not None and not self._refused:
-            starts = not (self._in_head or self._in_body)
-            self._begun = 0
+        while data and not self._refused:
+            at = Where.HEAD if self._in_head else Where.BODY if self._in_body else Where.BETWEEN
+            self._completed = 0
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserError:
                 if not self._refused:
-                    self._malformed(self._head(data, starts))
+                    self._failed(data, at)
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
@@ -176,30 +174,18 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
                     return
             else:
                 if self._in_head:
-                    self._keep(data, starts)
+                    self._open_head.fed(data, at, self._completed)
+                    if self._open_head.longer_than(HEAD):
+                        self._malformed(self._open_head.bytes())
                 return
 
-    def _head(self, data: bytes, starts: bool) -> bytes | None:
-        """
-        The bytes of the head that failed; None if it began somewhere within a packet.
-        """
-        if self._in_body or self._raw is None:
-            return None
-        if starts:
-            return data if self._begun <= 1 else None
-        return b"".join(self._raw) + data if self._begun == 0 else None
-
-    def _keep(self, data: bytes, starts: bool) -> None:
-        """
-        A head isn't complete yet: remember it, but not without end.
-        """
-        if self._begun:
-            self._raw, self._unread = ([], 0) if starts and self._begun == 1 else (None, 0)
-        if self._raw is not None:
-            self._raw.append(data)
-        self._unread += len(data)
-        if self._unread > HEAD:
-            self._malformed(None if self._raw is None else b"".join(self._raw))
+    def _failed(self, data: bytes, at: Where) -> None:
+        if self._in_body or (at is Where.BODY and not self._completed):
+            # What Twisted would say of a broken body is known.
+            self._malformed(None)
+        else:
+            self._open_head.fed(data, at, self._completed)
+            self._malformed(self._open_head.bytes())
 
     def _upgraded(self, data: bytes) -> bool:
         """
@@ -283,7 +269,7 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
             if owner is not None:
                 owner.connectionLost(reason)
             elif stock is not None:
-                stock.connectionLost(reason)
+                stock.connectionLost(reason)  # type: ignore[no-untyped-call]
             elif channel is not None:
                 channel.lost(reason)
         except Exception:
@@ -319,7 +305,6 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head = True
-        self._begun += 1
         # The scope is made only where somebody will look at it.
         self.url = b""
         self.headers = []
@@ -415,6 +400,7 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_body = False
+        self._completed += 1
         if not self._on_hot_road:
             super().on_message_complete()
             return

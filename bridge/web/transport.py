@@ -24,7 +24,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
     ITLSTransport,
 )
-from zope.interface import implementer  # type: ignore[import-untyped]
+from zope.interface import implementer
 
 
 def address_of(name: Any) -> Any:
