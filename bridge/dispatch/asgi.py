@@ -17,3 +17,4 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SHADOW = "bgserver.shadow"
 EFFECTS = "bgserver.effects"
+DECISION = "bgserver.decision"

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import attrs
 
-from bridge.dispatch.asgi import EFFECTS, App, Message, Receive, Scope, Send
+from bridge.dispatch.asgi import DECISION, EFFECTS, App, Message, Receive, Scope, Send
 from bridge.dispatch.asks import ScopeAsks
 from bridge.dispatch.shadows import ShadowQueue
 from bridge.dispatch.tape import Tape, tape_of
@@ -63,7 +63,7 @@ class Dispatcher:
             method = b"GET"
         else:
             raise LifespanRefused()
-        decision = self.table.value.decide(method, raw_path(scope), ScopeAsks(scope))
+        decision = decided(scope) or self.table.value.decide(method, raw_path(scope), ScopeAsks(scope))
         if decision.shadows is None or kind == "websocket":
             if kind == "http" and watched(decision):
                 return await self._watch(decision, scope, receive, send)
@@ -135,6 +135,15 @@ class Dispatcher:
             raise
         else:
             self.shadows.answered(decision, status, self.clock() - began)
+
+
+def decided(scope: Scope) -> Decision | None:
+    """
+    The decision that a connection of the hot road has made already: the dice are thrown
+    once, and a swap of the table in between changes nothing.
+    """
+    extensions = scope.get("extensions")
+    return extensions.get(DECISION) if extensions else None
 
 
 def watched(decision: Decision) -> bool:

@@ -193,6 +193,12 @@ class ShadowQueue:
         """
         self._tell(self.judge.answered, decision, status, seconds)
 
+    def judge_now(self, trial: Trial) -> None:
+        """
+        Hand a trial that was run elsewhere to the judge.
+        """
+        self._tell(self.judge.judge, trial)
+
     def _tell(self, what: Callable[..., None], *args: object) -> None:
         try:
             what(*args)
@@ -203,9 +209,12 @@ class ShadowQueue:
         while self._waiting and self.busy < self.limits.running:
             job = self._waiting.popleft()
             self.busy += 1
-            self._own(self._shadow(job))
+            self.own(self._shadow(job))
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    def own(self, work: Coroutine[Any, Any, None]) -> None:
+        """
+        Run something in the background until this queue closes.
+        """
         # Nothing of the request in whose turn this runs may leak into it.
         loop = asyncio.get_running_loop()
         task = loop.create_task(work, context=contextvars.Context())
@@ -215,15 +224,14 @@ class ShadowQueue:
     async def _shadow(self, job: _Job) -> None:
         left: list[Callable[[float], Coroutine[Any, Any, None]]] = []
         try:
-            trial = await self._trial(job, left)
-            self._tell(self.judge.judge, trial)
+            self.judge_now(await self._trial(job, left))
         except Exception:
             log.exception("shadowing %s failed", job.decision.route.name)
         finally:
             self.held -= job.weight
             if left and not self._closed:
                 self.lingering += 1
-                self._own(self._linger(left))
+                self.own(self._linger(left))
             else:
                 self._free()
 

@@ -1,0 +1,344 @@
+"""
+Owns the sandboxes' feed: every write of a sandboxed route, in the order of the
+answers, to a second instance of each side; and when their copies are seeded anew.
+
+What each run did is read from its own copies, so that effects are compared between
+two runs of the same write on the same data.  The real stores are only ever read: to
+seed, and to see that nothing leaked into them.
+
+Refuses: to run two writes at once, to feed a copy that no longer stands where the
+stores stood, and to hold up an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextvars
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import attrs
+
+from bridge.dispatch.asgi import App
+from bridge.dispatch.sandbox.copies import Copy
+from bridge.dispatch.sandbox.net import learned, net, private_ids, rewritten
+from bridge.dispatch.shadows import ShadowQueue
+from bridge.dispatch.trial import Dropped, Request, Trial
+from bridge.parity import Effect, Observation, Recording, Rules, compare
+from bridge.parity.ids import IdMap
+from bridge.routing import Decision, Route, Side
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_IDS = 20_000
+
+
+class Instance(Protocol):
+    """
+    The second instance of one side, made by the same factory with the sandbox's
+    settings.
+    """
+
+    async def start(self) -> App:
+        """
+        Start it on its copies.
+        """
+
+    async def stop(self) -> None:
+        """
+        Stop it, so that its copies can be made anew.
+        """
+
+
+@attrs.define(eq=False)
+class Sandbox:
+    """
+    One side's second instance, and its copies.
+
+    @ivar ids: The real ids, and what this instance calls the same.
+    """
+
+    instance: Instance
+    copies: Sequence[Copy]
+    app: App | None = None
+    ids: dict[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Pace:
+    """
+    How often, how long and how many.
+
+    @ivar waiting: Writes that wait at most.
+    @ivar settle: Seconds in which background work of one write may go on.
+    @ivar look: Seconds between two looks at whether it has ended.
+    @ivar drift: How many writes in a row a side's own sandbox must answer otherwise
+        than the side itself, until the copies are made anew.
+    @ivar again: Seconds between two seedings, doubled each time, up to C{longest}.
+    @ivar tries: Seedings in a row that a write may spoil by running across them.
+    """
+
+    waiting: int = 256
+    settle: float = 1.0
+    look: float = 0.02
+    drift: int = 3
+    again: float = 5.0
+    longest: float = 300.0
+    tries: int = 5
+
+
+@attrs.frozen
+class _Write:
+    decision: Decision
+    request: Request
+    seen: Recording
+
+
+@attrs.define(eq=False)
+class SandboxFeed:
+    """
+    Feeds the sandboxes.  Runs on the loop's thread; the copies are read and made on
+    one of its own.
+
+    @ivar broke: Told which guarantee is broken at which route.
+    @ivar seedings: How often the copies were made.
+    """
+
+    queue: ShadowQueue
+    sandboxes: Mapping[Side, Sandbox]
+    broke: Callable[[Route, str], None]
+    pace: Pace = attrs.field(factory=Pace)
+    seedings: int = 0
+    problem: str = ""
+    _waiting: collections.deque[_Write] = attrs.field(factory=collections.deque)
+    _wake: asyncio.Event = attrs.field(factory=asyncio.Event)
+    _idle: asyncio.Event = attrs.field(factory=asyncio.Event)
+    _stale: bool = True
+    _tries: int = 0
+    _strange: int = 0
+    _pause: float = 0.0
+    _taken: tuple[float, float] | None = None
+    _task: asyncio.Task[None] | None = None
+    _pool: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
+        """
+        Begin: the copies are made first.
+        """
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "bgserver-sandbox")
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._run(), context=contextvars.Context())
+
+    async def close(self) -> None:
+        """
+        End the turn, stop the instances, let go of the copies.
+        """
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        await self._stop_instances()
+        for sandbox in self.sandboxes.values():
+            for copy in sandbox.copies:
+                await self._in_thread(copy.close)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
+    @property
+    def ready(self) -> bool:
+        """
+        Whether the copies stand where the stores stand, as far as is known.
+        """
+        return not self._stale
+
+    async def settled(self) -> None:
+        """
+        Wait until the copies are made and every write was run; for tests and replays.
+        """
+        await self._idle.wait()
+
+    def offer(self, decision: Decision, request: Request, seen: Recording) -> Dropped | None:
+        """
+        Take a write; or say why not.
+        """
+        if decision.shadows not in self.sandboxes:
+            return Dropped.ABSENT
+        if self._stale:
+            # It was answered before the next snapshot, so it will be in it.
+            return Dropped.UNSEEDED
+        if self._taken is None:
+            # The snapshot is being made right now: it may have this write, or not.
+            return self._spoiled()
+        if seen.began < self._taken[1]:
+            return self._spoiled()
+        if len(self._waiting) >= self.pace.waiting:
+            return Dropped.FULL
+        self._waiting.append(_Write(decision, request, seen))
+        self._idle.clear()
+        self._wake.set()
+        return None
+
+    def _spoiled(self) -> Dropped:
+        if self._tries < self.pace.tries:
+            self._tries += 1
+            self._make_anew()
+        return Dropped.UNSEEDED
+
+    def missed(self, decision: Decision, why: Dropped) -> None:
+        """
+        A write went by: from now on the copies stand elsewhere.
+        """
+        if why not in (Dropped.UNSEEDED, Dropped.CLOSED, Dropped.ABSENT):
+            self._make_anew()
+
+    def _make_anew(self) -> None:
+        self._stale = True
+        self._idle.clear()
+        while self._waiting:
+            write = self._waiting.popleft()
+            self.queue.drop(write.decision, Dropped.UNSEEDED)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._stale:
+                    await asyncio.sleep(self._pause)
+                    await self._seed()
+                elif self._waiting:
+                    await self._one(self._waiting.popleft())
+                else:
+                    self._wake.clear()
+                    self._idle.set()
+                    await self._wake.wait()
+            except Exception as e:
+                # Whatever the copies are now, they aren't what they should be.
+                if str(e) != self.problem:
+                    log.exception("a sandbox failed; its copies are made anew")
+                self.problem = str(e)
+                self._slower()
+                self._make_anew()
+
+    def _slower(self) -> None:
+        self._pause = min(self.pace.longest, max(self.pace.again, self._pause * 2))
+
+    async def _seed(self) -> None:
+        await self._stop_instances()
+        self._taken, self._stale = None, False
+        began = self.queue.clock()
+        first: Sequence[Copy] = ()
+        for sandbox in self.sandboxes.values():
+            sandbox.ids.clear()
+            for place, copy in enumerate(sandbox.copies):
+                await self._in_thread(copy.seed, first[place] if place < len(first) else None)
+            if not first:
+                first = sandbox.copies
+                # What is answered from here on isn't in the copies.
+                self._taken = (began, self.queue.clock())
+        for sandbox in self.sandboxes.values():
+            sandbox.app = await sandbox.instance.start()
+            # What an instance writes at its start is no write's effect.
+            await self._changes(sandbox)
+        self.seedings += 1
+        self._strange = 0
+        self.problem = ""
+        if not self._stale:
+            self._slower()
+
+    async def _stop_instances(self) -> None:
+        for sandbox in self.sandboxes.values():
+            if sandbox.app is not None:
+                sandbox.app = None
+                await sandbox.instance.stop()
+
+    async def _one(self, write: _Write) -> None:
+        decision, request = write.decision, write.request
+        assert decision.shadows is not None
+        sides = [side for side in (decision.shadows, decision.answers) if side in self.sandboxes]
+        self.queue.shuffled(sides)
+        found: dict[Side, Observation] = {}
+        stored: dict[Side, tuple[Effect, ...]] = {}
+        for side in sides:
+            sandbox = self.sandboxes[side]
+            assert sandbox.app is not None
+            ran = await self.queue.run(decision, sandbox.app, rewritten(request, sandbox.ids))
+            found[side], stored[side] = ran.observation, await self._changes(sandbox)
+            if ran.lingering is not None:
+                # Nobody knows what it will still do: its copies are lost.
+                self.queue.own(ran.lingering(self.queue.limits.linger))
+                self._make_anew()
+        answer = await self.queue.seen(write.seen)
+        replicate, other = found.get(decision.answers), found[decision.shadows]
+        pair = None
+        if replicate is not None and all(self.sandboxes[side].copies for side in sides):
+            pair = (stored[decision.answers], stored[decision.shadows])
+        for side in sides:
+            await self._look_for_leaks(side, decision, request, answer, found[side], stored[side])
+            self._learn(self.sandboxes[side], answer, found[side])
+        if not self._drifts(answer, other if replicate is None else replicate, replicate is None):
+            self._pause = 0.0 if self._strange == 0 else self._pause
+        self.queue.judge_now(Trial(decision, request, answer, other, replicate, pair))
+
+    def _learn(self, sandbox: Sandbox, answer: Observation, own: Observation) -> None:
+        sandbox.ids.update(learned(answer, own))
+        while len(sandbox.ids) > _IDS:
+            del sandbox.ids[next(iter(sandbox.ids))]
+
+    def _drifts(self, answer: Observation, own: Observation, status_alone: bool) -> bool:
+        """
+        Whether the copies seem to stand elsewhere than the stores: a side and its own
+        second instance answer differently, again and again.
+        """
+        if status_alone:
+            same = answer.status == own.status
+        else:
+            bare = attrs.evolve(answer, effects=()), attrs.evolve(own, effects=())
+            same = compare(*bare, Rules(moments=60.0), IdMap()).same
+        self._strange = 0 if same else self._strange + 1
+        if self._strange < self.pace.drift:
+            return False
+        log.info("the sandboxes have drifted; their copies are made anew")
+        self._make_anew()
+        return True
+
+    async def _look_for_leaks(
+        self,
+        side: Side,
+        decision: Decision,
+        request: Request,
+        answer: Observation,
+        own: Observation,
+        stored: Sequence[Effect],
+    ) -> None:
+        ids = private_ids(request, answer, own, stored)
+        if not ids:
+            return
+        for copy in self.sandboxes[side].copies:
+            where = await self._in_thread(copy.leaked, ids)
+            if where:
+                self.broke(decision.route, f"the sandbox of {side.value} wrote to the real store: {where}")
+                return
+
+    async def _changes(self, sandbox: Sandbox) -> tuple[Effect, ...]:
+        """
+        What was done to the copies, once nothing more is being done.
+        """
+        found: list[Effect] = []
+        until = self.queue.clock() + self.pace.settle
+        while True:
+            more = [effect for copy in sandbox.copies for effect in await self._in_thread(copy.changes)]
+            found += more
+            if (not more and found) or not sandbox.copies or self.queue.clock() >= until:
+                return net(found)
+            if not more:
+                until = min(until, self.queue.clock())
+            await asyncio.sleep(self.pace.look)
+
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        assert self._pool is not None
+        call = functools.partial(function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)

@@ -1,0 +1,141 @@
+"""
+Owns the copy of a folder: a tree of files, or an outbox whose files are mails.
+
+Refuses: to follow links out of the folder, and to read a large file to say what
+changed in it: its size and digest say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from bridge.dispatch.sandbox.copies import Copy
+from bridge.parity.observe import Effect
+
+_READ = 64 * 1024
+_Stamp = tuple[int, int, int]
+
+
+@attrs.define(eq=False)
+class FolderCopy:
+    """
+    One folder and its copy.
+
+    @ivar kind: What a file in it is called as an effect: C{file} or C{mail}.
+    """
+
+    original: Path
+    copy: Path
+    kind: str = "file"
+    _seen: dict[str, _Stamp] = attrs.field(factory=dict)
+
+    def seed(self, like: Copy | None) -> None:
+        """
+        Copy the tree.
+        """
+        source = like.copy if isinstance(like, FolderCopy) else self.original
+        if self.copy.exists():
+            shutil.rmtree(self.copy)
+        self.copy.mkdir(parents=True)
+        for name, _ in _files(source):
+            target = self.copy / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copy2(source / name, target, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # it went while we looked
+        self._seen = dict(_files(self.copy))
+
+    def changes(self) -> list[Effect]:
+        """
+        The files that came, changed or went since.
+        """
+        now = dict(_files(self.copy))
+        found = []
+        for name in sorted(now.keys() | self._seen.keys()):
+            before, after = self._seen.get(name), now.get(name)
+            if before == after:
+                continue
+            key = f"{self.original.name}:{name}"
+            if after is None:
+                found.append(Effect(self.kind, key, {"op": "delete"}))
+                continue
+            op = "insert" if before is None else "update"
+            start = before[0] if before is not None and before[0] < after[0] else 0
+            found.append(Effect(self.kind, key, {"op": op, **self._content(name, start)}))
+        self._seen = now
+        return found
+
+    def _content(self, name: str, start: int) -> dict[str, Any]:
+        """
+        A small text from where it was appended to; else a size and a digest.
+        """
+        total = hashlib.blake2b(digest_size=16)
+        size, kept = 0, b""
+        try:
+            with open(self.copy / name, "rb") as file:
+                file.seek(start)
+                while data := file.read(_READ):
+                    size += len(data)
+                    total.update(data)
+                    if len(kept) < _READ:
+                        kept += data[: _READ - len(kept)]
+        except FileNotFoundError:
+            return {"gone": True}
+        if size == len(kept):
+            try:
+                return {"lines": [_line(line) for line in kept.decode("utf-8").split("\n")]}
+            except UnicodeDecodeError:
+                pass
+        return {"size": size, "digest": total.hexdigest()}
+
+    def leaked(self, ids: Sequence[str]) -> str:
+        """
+        Whether a file of the original is called by one of these ids.
+        """
+        for name, _ in _files(self.original):
+            if any(each in name for each in ids):
+                return f"{self.original.name}:{name}"
+        return ""
+
+    def close(self) -> None:
+        """
+        Nothing stays open between two calls.
+        """
+
+
+def _line(text: str) -> Any:
+    # A log of JSON lines is compared by path.
+    if text.startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _files(folder: Path) -> Iterator[tuple[str, _Stamp]]:
+    """
+    The regular files below a folder, by relative name: size, time of change, inode.
+    """
+    work = [folder]
+    while work:
+        try:
+            with os.scandir(work.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        work.append(Path(entry.path))
+                    elif entry.is_file(follow_symlinks=False):
+                        stat = entry.stat(follow_symlinks=False)
+                        name = Path(entry.path).relative_to(folder).as_posix()
+                        yield name, (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        except FileNotFoundError:
+            continue
