@@ -50,6 +50,13 @@ class Runner:
     database: Database
     _last: Picture | None = attrs.field(default=None, init=False)
 
+    def forget(self) -> None:
+        """
+        Other requests than a case's were made: the next case starts from a picture of its own, once they are over.
+        """
+        self.database.calm()
+        self._last = None
+
     def picture(self) -> Picture:
         return Picture(self.database.rows(), look(self.data))
 
