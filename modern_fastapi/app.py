@@ -16,7 +16,10 @@ from starlette.routing import Route
 
 from . import errors
 from .errors import Refusal
+from .loops.cache_refresh import cache_refresh
+from .loops.cleanup import cleanup
 from .loops.consumer import consume
+from .loops.daily_report import daily_report
 from .loops.rescue import rescue
 from .loops.tenure import Body, hold, keep
 from .middleware import CatchErrors, ExactPaths, LogRequests, RefuseWhenDraining, Sessions
@@ -31,7 +34,13 @@ log = logging.getLogger(__name__)
 
 LoopCall = Callable[[int | None], Awaitable[None]]
 
-BODIES: Mapping[str, Body] = {"consumer": consume, "rescue": rescue}
+BODIES: Mapping[str, Body] = {
+    "consumer": consume,
+    "rescue": rescue,
+    "daily_report": daily_report,
+    "cache_refresh": cache_refresh,
+    "cleanup": cleanup,
+}
 
 
 def create_app(settings: Mapping[str, Any] | None = None) -> FastAPI:
@@ -73,9 +82,7 @@ def loops_of(services: Services) -> dict[str, LoopCall]:
     """
     The loops that the settings name, each waiting for its epoch.
     """
-    return {
-        name: partial(hold, services, name, BODIES[name]) for name in services.settings.loop_names if name in BODIES
-    }
+    return {name: partial(hold, services, name, BODIES[name]) for name in services.settings.loop_names}
 
 
 @asynccontextmanager
@@ -89,6 +96,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     supervisor = Supervisor()
     with drain_on_signals(services.draining):
         supervisor.start("pulse", services.pulse())
+        supervisor.start("events", services.events.run())
+        supervisor.start("drain", _end_streams(services))
         supervisor.start("request log", services.request_log.run())
         for name, loop in loops.items():
             supervisor.start(name, keep(loop, name))
@@ -100,6 +109,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             await supervisor.stop()
             await services.request_log.flush()
             await services.close()
+
+
+async def _end_streams(services: Services) -> None:
+    await services.draining.wait()
+    services.events.end()
 
 
 def refuse_other_methods(app: FastAPI) -> None:

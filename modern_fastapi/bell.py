@@ -24,6 +24,8 @@ class Bell:
         """
         Returns at a ring, or after ``seconds``.
         """
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the ring.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
         self._event.clear()

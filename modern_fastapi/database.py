@@ -7,7 +7,7 @@ here, in order, rather than in SQLite's own retries.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
@@ -35,6 +35,7 @@ class Database:
             self.engine = create_async_engine(address, connect_args={"timeout": BUSY_SECONDS}, pool_size=pool)
             event.listen(self.engine.sync_engine, "connect", _prepare)
             event.listen(self.engine.sync_engine, "begin", _begin)
+        self.listeners: list[Callable[[], None]] = []
         self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT") if self.postgresql else self.engine
         self._writer = self.engine.execution_options(takes_the_lock=True)
         self._queue: AbstractAsyncContextManager[Any] = nullcontext() if self.postgresql else asyncio.Lock()
@@ -54,6 +55,8 @@ class Database:
         """
         async with self._queue, self._writer.begin() as connection:
             yield connection
+        for hear in self.listeners:
+            hear()
 
     def insert(self, table: Any) -> postgresql.Insert | sqlite.Insert:
         """

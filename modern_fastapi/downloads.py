@@ -60,7 +60,7 @@ class Download(Response):
         status = 200
         if wanted is not None and (span := parse_range(wanted, size)) is not None:
             if span[0] >= size or span[1] < span[0]:
-                refused = {"Content-Range": f"bytes */{size}"}
+                refused = {"Accept-Ranges": "bytes", "Content-Range": f"bytes */{size}"}
                 refusal = Refusal("bad_parameter", "Range: cannot be satisfied", status=416, headers=refused)
                 await refusal.response()(scope, receive, send)
                 return

@@ -19,6 +19,7 @@ from .bell import Bell
 from .clock import Clock, SystemClock, as_text
 from .database import Database
 from .engines import make_engine
+from .events import EventSource
 from .files import Files
 from .migrate import migrate
 from .processes import Processes
@@ -49,10 +50,13 @@ class Services:
         self.files = Files(settings.data)
         self.database = Database(settings.database_url)
         self.threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="tasks")
+        self.loop_threads = ThreadPoolExecutor(3, thread_name_prefix="loops")
         self.processes = Processes(max(1, min(4, (os.cpu_count() or 1))))
         self.rows = TaskRows(self.database, self.clock, self.boot_id)
         self.runner = Runner(self)
         self.engine = make_engine(self)
+        self.events = EventSource(self.database)
+        self.database.listeners.append(self.events.bell.ring)
         self.request_log = RequestLog(self.files, self.clock)
 
     @property
@@ -102,6 +106,7 @@ class Services:
         await self.engine.close(self.settings.grace)
         await self.processes.close()
         await asyncio.to_thread(self.threads.shutdown)
+        await asyncio.to_thread(self.loop_threads.shutdown)
         async with self.database.write() as connection:
             await connection.execute(delete(Process).where(Process.boot_id == self.boot_id))
         await self.database.close()

@@ -5,4 +5,6 @@ What runs without being asked.
 - ``tenure``     one loop from taking its fence to leaving it, and its restart when it dies
 - ``consumer``   claims due rows and runs them
 - ``rescue``     puts back what a dead process left running
+- ``daily_report``, ``cache_refresh``, ``cleanup``   the ticking ones
+- ``ticks``      what these share
 """

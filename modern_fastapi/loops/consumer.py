@@ -4,6 +4,8 @@ The consumer: claims due rows and runs them, as many at once as there are worker
 It wakes at once when this process submits work, and looks by itself each second (``poll``) for everybody else's.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 
@@ -13,6 +15,7 @@ from modern_fastapi.tasks.context import Released
 from modern_fastapi.tasks.rows import Claim
 
 from .fence import Fence, Fenced
+from .ticks import whole
 
 log = logging.getLogger(__name__)
 
@@ -24,24 +27,30 @@ async def consume(services: Services, fence: Fence) -> None:
     crew = Crew(services, fence)
     try:
         while not crew.lost:
-            free = services.settings.workers - len(crew)
-            claims: list[Claim] = []
-            async with fence.write() as connection:
-                if free:
-                    claims = await services.rows.claim(connection, free)
-                due = await services.rows.next_due(connection) if len(claims) < free else None
-                await fence.beat(connection, ticked=bool(claims))
-            for claim in claims:
-                crew.begin(claim)
-            if len(claims) < free or not free:
-                await services.bell.wait(_pause(services, due if free else None))
+            # Whole, and begun within it: a row that was claimed is run or given back, whenever we are cancelled.
+            pause = await whole(_claim(services, fence, crew), services.settings.grace)
+            if pause:
+                await services.bell.wait(pause)
         raise crew.lost
     finally:
         await crew.end(services.settings.grace)
 
 
-def _pause(services: Services, due: str | None) -> float:
+async def _claim(services: Services, fence: Fence, crew: Crew) -> float:
+    """
+    Claims as many rows as there are free workers and begins them. Returns for how many seconds there is nothing to do
+    unless the bell rings.
+    """
     poll = services.settings.poll
+    free = services.settings.workers - len(crew)
+    due = None
+    async with fence.write() as connection:
+        claims = await services.rows.claim(connection, free) if free else []
+        if len(claims) < free:
+            due = await services.rows.next_due(connection)
+        await fence.beat(connection, ticked=bool(claims))
+    for claim in claims:
+        crew.begin(claim)
     if due is None:
         return poll
     return min(poll, max(0.01, (from_text(due) - services.clock.now()).total_seconds()))

@@ -93,7 +93,8 @@ class Fence:
             mark = self.database.insert(Tick).values(
                 key=key, loop=self.name, owner=self.owner, epoch=self.epoch, committed_at=now
             )
-            if not (await connection.execute(mark.on_conflict_do_nothing(index_elements=["key"]))).rowcount:
+            unless_done = mark.on_conflict_do_nothing(index_elements=["key"]).returning(Tick.key)
+            if (await connection.execute(unless_done)).scalar() is None:
                 raise AlreadyTicked(key)
             yield connection
             await self.beat(connection, ticked=True)

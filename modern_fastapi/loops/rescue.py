@@ -16,7 +16,8 @@ from modern_fastapi.schema import Process, Task
 from modern_fastapi.services import Services, start_time
 from modern_fastapi.tasks.rows import RUNNING
 
-from .fence import Fence, Fenced
+from .fence import Fence
+from .ticks import settle, whole
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,9 @@ async def rescue(services: Services, fence: Fence) -> None:
     seen: dict[Mark, float] = {}
     while True:
         try:
-            seen = await look(services, fence, seen)
-        except Fenced:
-            raise
+            seen = await whole(look(services, fence, seen), services.settings.grace)
         except Exception as error:
-            log.exception("a tick of rescue failed; the loop goes on")
-            await fence.failed(error)
+            await settle(fence, error)
         await asyncio.sleep(INTERVAL)
 
 

@@ -29,8 +29,8 @@ async def register(registration: Registration, services: AllServices, tasks: Tas
         insert = services.database.insert(User).values(
             email_key=registration.email.lower(), created_at=as_text(services.clock.now()), **user
         )
-        added = await batch.connection.execute(insert.on_conflict_do_nothing(index_elements=["email_key"]))
-        if not added.rowcount:
+        unless_known = insert.on_conflict_do_nothing(index_elements=["email_key"]).returning(User.user_id)
+        if (await batch.connection.execute(unless_known)).scalar() is None:
             raise Refusal("conflict", "this e-mail address is registered")
         batch.created("row", "users", user)
         account = records.Account(**user)

@@ -5,18 +5,22 @@ Tasks: one, many, and the end of one.
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy import Row, select
 
 from modern_fastapi.dependencies import AllServices, Store
 from modern_fastapi.errors import Refusal, problems
-from modern_fastapi.fields import UUID, Limit, StatusFilter, TaskName, path_id
+from modern_fastapi.fields import INTEGER, UUID, Limit, StatusFilter, TaskName, path_id
 from modern_fastapi.models import Cancelling, TaskPage, TaskState
 from modern_fastapi.requests import Json, StrictRoute
 from modern_fastapi.schema import Task
 from modern_fastapi.tasks.context import Cancelled
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
+
+# Starlette would add a charset to the type, which event streams don't have.
+STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
 
 TaskId = Annotated[str, *path_id("task")]
 
@@ -66,6 +70,29 @@ async def cancel_task(task_id: TaskId, services: AllServices) -> Cancelling:
         raise Refusal("finished", "the task has finished")
     services.runner.stop(task_id, Cancelled)
     return Cancelling(id=task_id, status=status.value)
+
+
+@router.get(
+    "/events",
+    status_code=200,
+    response_class=Response,
+    responses={
+        200: {"description": "Changes of tasks", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **problems("bad_parameter"),
+    },
+)
+async def follow(
+    request: Request, services: AllServices, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None
+) -> Response:
+    """
+    Changes of tasks as they happen; ``Last-Event-ID`` resumes where a stream broke off.
+    """
+    if last is not None and not INTEGER.fullmatch(last):
+        raise Refusal("bad_parameter", "Last-Event-ID: must be an integer")
+    after = await services.events.newest() if last is None else int(last)
+    if request.scope.get("jobs.head"):
+        return Response(headers=STREAM_HEADERS)
+    return StreamingResponse(services.events.stream(after, services.settings.heartbeat), headers=STREAM_HEADERS)
 
 
 @router.get("/tasks", responses=problems("bad_parameter"))

@@ -1,0 +1,64 @@
+"""
+The cleanup: every fifteen seconds, in a thread that can be stopped, it removes what nobody will ask for any more.
+
+Those are temporary files that were left behind, uploads without a row, expired tasks with their events, and the marks
+of old ticks. Files of an hour's age only: a younger one may belong to a request that is still under way.
+"""
+
+import time
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select
+
+from modern_fastapi.clock import as_text
+from modern_fastapi.files import FOLDERS
+from modern_fastapi.schema import FINAL, Event, Task, Tick, Upload
+from modern_fastapi.services import Services
+
+from .fence import Fence
+from .ticks import Portal, tick_in_thread
+
+INTERVAL = 15.0
+FILE_AGE = 3600.0
+TICKS_AGE = timedelta(days=7)
+BATCH = 500
+
+
+async def cleanup(services: Services, fence: Fence) -> None:
+    """
+    Clears up until it is cancelled.
+    """
+    await tick_in_thread(services, fence, INTERVAL, tick)
+
+
+def tick(services: Services, fence: Fence, portal: Portal, scheduled: datetime) -> None:
+    """
+    One round: first the rows, whose transaction decides who does this tick, and then the files. Runs in a thread.
+    """
+    portal(_remove_rows(services, fence, scheduled))
+    oldest = time.time() - FILE_AGE
+    for folder in FOLDERS:
+        for path in services.files.path(folder).glob("*.part"):
+            if path.stat().st_mtime < oldest:
+                path.unlink(missing_ok=True)
+    old = [path for path in services.files.path("uploads").iterdir() if path.stat().st_mtime < oldest]
+    for start in range(0, len(old), BATCH):
+        paths = {path.name: path for path in old[start : start + BATCH]}
+        for name in paths.keys() - portal(_known_uploads(services, list(paths))):
+            paths[name].unlink(missing_ok=True)
+
+
+async def _remove_rows(services: Services, fence: Fence, scheduled: datetime) -> None:
+    now = services.clock.now()
+    async with fence.tick(scheduled) as connection:
+        expired = select(Task.id).where(Task.expires_at <= as_text(now), Task.status.in_(FINAL)).limit(BATCH)
+        if gone := list((await connection.execute(expired)).scalars()):
+            await connection.execute(delete(Event).where(Event.task_id.in_(gone)))
+            await connection.execute(delete(Task).where(Task.id.in_(gone)))
+        await connection.execute(delete(Tick).where(Tick.committed_at < as_text(now - TICKS_AGE)))
+
+
+async def _known_uploads(services: Services, names: list[str]) -> set[str]:
+    async with services.database.read() as connection:
+        known = select(Upload.upload_id).where(Upload.upload_id.in_(names))
+        return set((await connection.execute(known)).scalars())
