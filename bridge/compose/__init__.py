@@ -9,6 +9,9 @@ process, and we the loop) and under uvicorn (which owns both).
 - L{server}: binds, starts, follows the state, stops.
 - L{front_app}: the ASGI application that stands for the whole.
 - L{loops}: the background loops that the policy names.
+- L{stages}: where every route stands, as this process sees it.
+- L{evidence}: shadows, judgement and the gate.
+- L{control}, L{figures}: what operators may ask and see.
 - L{summary}: what a person is told at the start.
 
 Refuses: to decide about requests, loops or stages; the rooms do.
@@ -16,14 +19,20 @@ Refuses: to decide about requests, loops or stages; the rooms do.
 
 from __future__ import annotations
 
+import os
+import time
 from typing import cast
 
+from bridge.admin import token_for
+from bridge.compose.evidence import books_of
 from bridge.compose.server import Server
+from bridge.compose.stages import Stages
 from bridge.config import Config
+from bridge.dispatch.books import Book
 from bridge.errors import ConfigError, StateUnavailableError
 from bridge.loop import BridgeReactor, OnListen
 from bridge.routing import Cell, RouteTable, Stage
-from bridge.state.stages import Snapshot
+from bridge.state.stages import ROUTE, Snapshot
 from bridge.state.store import Store
 from bridge.state.thread import StateThread
 from bridge.web.adopt import Adopter
@@ -32,7 +41,8 @@ from bridge.web.load import load_legacy, load_modern
 __all__ = ["BUILT", "Server", "compose"]
 
 BUILT = frozenset(
-    {"loop", "front:uvicorn", "stage:legacy", "stage:modern", "stage:retired"}
+    {"admin", "loop", "front:uvicorn", "promote:auto"}
+    | {f"stage:{stage.value}" for stage in Stage}
     | {f"loop-stage:{stage}" for stage in ("legacy", "live", "modern")}
 )
 """
@@ -49,7 +59,8 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
     """
     if config.legacy is None and config.modern is None:
         raise ConfigError(config.source, "", "it names no application. Give --legacy, --modern, or both.")
-    state, snapshot = _state(config)
+    token = None if config.admin == "off" else token_for(config.admin, os.environ)
+    state, snapshot, since, books = _state(config)
     table = config.table(snapshot.routes, snapshot.version)
     adopter = Adopter(reactor, opens=owns_loop and not config.listen)
     reactor.on_listen = cast("OnListen", adopter)
@@ -61,10 +72,15 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
     # On the worst night modern may be what is broken: it isn't even imported then.
     if config.modern is not None and not config.force_legacy:
         modern = load_modern(config.modern.app, config.modern.settings or None, config.modern.base)
-    return Server(config, reactor, Cell(table), legacy, modern, adopter, state, snapshot, owns_loop)
+    stages = Stages(config, Cell(table), snapshot, since, time.time)
+    return Server(config, reactor, stages, legacy, modern, adopter, state, books, owns_loop, token)
 
 
-def _state(config: Config) -> tuple[StateThread | None, Snapshot]:
+def _state(config: Config) -> tuple[StateThread | None, Snapshot, dict[str, float], dict[str, Book]]:
+    """
+    The state, opened once to see that it can be, and what is read of it before the start.
+    """
+
     def opened() -> Store:
         return Store.open(config.state)
 
@@ -74,12 +90,14 @@ def _state(config: Config) -> tuple[StateThread | None, Snapshot]:
         if not config.force_legacy:
             raise
         # The switch for the worst night must work without the database.
-        return None, Snapshot(-1, {}, {})
+        return None, Snapshot(-1, {}, {}), {}, {}
     try:
         snapshot = store.snapshot()
+        since = {name: store.audit(name, ROUTE, limit=1)[0].at for name in snapshot.routes}
+        books = books_of(config, store, time.time())
     finally:
         store.close()  # twistd may fork before this process serves
-    return StateThread(opened, lambda changed: None), snapshot
+    return StateThread(opened, lambda changed: None), snapshot, since, books
 
 
 def _check_without_legacy(config: Config, table: RouteTable) -> None:

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from twisted.logger import Logger
 from twisted.web.server import Site
 
+from bridge.compose.stages import Stages
 from bridge.dispatch import Dispatcher
-from bridge.routing import Asks, Cell, Decision, RouteTable
+from bridge.routing import Asks, Decision
 
 _log = Logger()
 
@@ -24,7 +25,7 @@ class Whole(Protocol):
     The server, as its application looks at it.
     """
 
-    table: Cell[RouteTable]
+    stages: Stages
     dispatcher: Dispatcher
     site: Site | None
     app_state: dict[str, Any]
@@ -69,7 +70,7 @@ class Composed:
         """
         The table's answer, read once for each request.
         """
-        return self._server.table.value.decide(method, raw_path, asks)
+        return self._server.stages.table.value.decide(method, raw_path, asks)
 
     def site_for(self, listener: object) -> Any | None:
         """

@@ -54,8 +54,8 @@ def supervised(
             if loop.modern is not None and modern is not None:
                 _claimed(config, loop, modern)
         return ()
-    leases = _Leases(state)
-    boot = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    leases = ThreadLeases(state)
+    boot = boot_id()
     return tuple(
         LoopSupervisor(
             loop.name,
@@ -69,6 +69,13 @@ def supervised(
         )
         for loop in config.loops
     )
+
+
+def boot_id() -> str:
+    """
+    Who this process is in a lease; no later process is the same.
+    """
+    return f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _stage_of(config: Config, loop: LoopConfig, stored: Callable[[str], str | None]) -> Callable[[], LoopStage]:
@@ -90,7 +97,7 @@ def _runners(config: Config, loop: LoopConfig, service: Any | None, modern: Any 
 
 
 @attrs.frozen
-class _Leases:
+class ThreadLeases:
     """
     The leases of the state database, off the loop's thread.
     """

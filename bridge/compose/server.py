@@ -19,15 +19,20 @@ from twisted.logger import Logger
 from twisted.web.resource import NoResource
 from twisted.web.server import Site
 
+from bridge.admin import create_admin
 from bridge.background.supervisor import LoopSupervisor
+from bridge.compose.control import ServerControl
+from bridge.compose.evidence import Evidence
+from bridge.compose.figures import figures
 from bridge.compose.front_app import Composed
 from bridge.compose.loops import supervised
+from bridge.compose.stages import Stages
 from bridge.compose.summary import summary
 from bridge.config import Config
 from bridge.dispatch import Dispatcher, Dropped, ShadowQueue, Trial
+from bridge.dispatch.books import Book
 from bridge.loop import BridgeReactor, Life, Starting, Stopping, as_awaitable
-from bridge.routing import Cell, Decision, RouteTable, Side
-from bridge.state.stages import Snapshot
+from bridge.routing import Decision, Side
 from bridge.state.thread import StateThread
 from bridge.web.adopt import Adopted, Adopter
 from bridge.web.front import Road
@@ -68,16 +73,19 @@ class Server:
 
     config: Config
     reactor: BridgeReactor
-    table: Cell[RouteTable]
+    stages: Stages
     legacy: LoadedLegacy | None
     modern: Any | None
     adopter: Adopter
     state: StateThread | None
-    snapshot: Snapshot
+    books: dict[str, Book]
     owns_loop: bool
+    admin_token: str | None = None
     loops: tuple[LoopSupervisor, ...] = attrs.field(default=(), init=False)
     life: Life = attrs.field(init=False)
     front: Front = attrs.field(init=False)
+    admin: Front = attrs.field(init=False)
+    evidence: Evidence | None = attrs.field(default=None, init=False)
     shadows: ShadowQueue = attrs.field(init=False)
     dispatcher: Dispatcher = attrs.field(init=False)
     composed: Composed = attrs.field(init=False)
@@ -93,14 +101,18 @@ class Server:
     def __attrs_post_init__(self) -> None:
         self.life = Life(self.reactor, self.config.grace)
         self.front = Front(self.reactor, self.adopter)
+        self.admin = Front(self.reactor)
+        sides: dict[Side, Any] = {Side.LEGACY: self._legacy_app, Side.MODERN: self.modern or self._legacy_app}
         self.shadows = ShadowQueue({}, _Nobody())
-        sides = {Side.LEGACY: self._legacy_app, Side.MODERN: self.modern or self._legacy_app}
-        self.dispatcher = Dispatcher(self.table, sides, self.shadows)
+        if self.state is not None:
+            self.evidence = Evidence(self.stages, self.state, self.books, sides)
+            self.shadows = self.evidence.shadows
+        self.dispatcher = Dispatcher(self.stages.table, sides, self.shadows)
         self.composed = Composed(self)
         self.lifespan = Lifespan(self.modern, "the modern application") if self.modern is not None else None
         service = self.legacy.service if self.legacy is not None else None
         self.loops = supervised(
-            self.config, service, self.modern, self.state, lambda name: self.snapshot.loops.get(name)
+            self.config, service, self.modern, self.state, lambda name: self.stages.snapshot.loops.get(name)
         )
         self._register()
 
@@ -137,6 +149,8 @@ class Server:
             for adopted in self.adopter.adopted:
                 self._serve(adopted)
             self.adopter.on_adopt = self._serve
+            if self.config.admin != "off" and self.state is not None:
+                self.admin.bind(self.config.admin)
 
     def _endpoints(self) -> tuple[str, ...]:
         if self.config.listen:
@@ -167,6 +181,7 @@ class Server:
         life.on_stop(Stopping.LIFESPAN, "modern", self._stop_modern)
         life.on_stop(Stopping.SERVICES, "legacy", self._stop_legacy)
         life.on_stop(Stopping.TASKS, "listeners", self.front.close)
+        life.on_stop(Stopping.TASKS, "admin", self.admin.close)
         life.on_stop(Stopping.POOLS, "state", self._close_state)
 
     def run_with_reactor(self) -> None:
@@ -193,17 +208,11 @@ class Server:
 
     async def _open_state(self) -> None:
         if self.state is not None:
-            self.state.changed = self._follow
-            self.state.start(self.reactor.loop, self.snapshot.version)
+            self.state.changed = self.stages.follow
+            self.stages.changed = self._nudge
+            self.state.start(self.reactor.loop, self.stages.snapshot.version)
 
-    def _follow(self, snapshot: Snapshot) -> None:
-        """
-        The state changed, here or in another process: swap the table.
-        """
-        if snapshot.version < self.snapshot.version:
-            return
-        self.snapshot = snapshot
-        self.table.swap(self.config.table(snapshot.routes, snapshot.version))
+    def _nudge(self) -> None:
         for loop in self.loops:
             loop.nudge()
 
@@ -240,8 +249,13 @@ class Server:
             await self.lifespan.shutdown()
 
     async def _start_loops(self) -> None:
-        for loop in self.loops:
+        for loop in self._supervised():
             self._running.append(asyncio.get_running_loop().create_task(loop.run(), name=f"loop {loop.name}"))
+        if self.evidence is not None:
+            self.life.spawn(self.evidence.keeper.run(), "evidence")
+
+    def _supervised(self) -> tuple[LoopSupervisor, ...]:
+        return self.loops if self.evidence is None else (*self.loops, self.evidence.supervisor)
 
     async def _drain_loops(self) -> None:
         if self._running:
@@ -250,11 +264,14 @@ class Server:
     async def _accept(self) -> None:
         if self.owns_loop:
             await self.front.start(self.composed, self.app_state)
+            if self.state is not None and self.evidence is not None and self.admin.listeners:
+                control = ServerControl(self.stages, self.state, self.evidence)
+                await self.admin.start(create_admin(control, lambda: figures(self), self.admin_token))
 
     async def _stop_accepting(self) -> None:
         self.front.stop_accepting()
         # Told now, awaited after the requests: both drain at the same time.
-        for loop in self.loops:
+        for loop in self._supervised():
             loop.close()
 
     async def _drain(self) -> None:

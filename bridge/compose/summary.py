@@ -23,8 +23,9 @@ def summary(server: Server) -> list[str]:
     if server.owns_loop:
         addresses = ", ".join(_url(listener.address) for listener in server.front.listeners)
         lines.append(f"Listening on {addresses or 'no address'}.")
+        lines.extend(f"Operators on {_url(listener.address)}." for listener in server.admin.listeners)
     lines.extend(_closed(server))
-    lines.append(_sides(server.table.value))
+    lines.append(_sides(server.stages.table.value))
     if server.loops:
         lines.append("Loops: " + ", ".join(f"{loop.name} {loop.stage().value}" for loop in server.loops) + ".")
     where = "out of reach" if server.state is None else server.config.state
@@ -41,6 +42,7 @@ def _closed(server: Server) -> list[str]:
     closed = [] if server.adopter.opens else sorted({adopted.address for adopted in server.adopter.adopted})
     if not server.owns_loop:
         closed.extend(server.config.listen)
+        closed.extend([] if server.config.admin == "off" else [server.config.admin])
     if not closed:
         return []
     why = "legacy is served where `listen` says" if server.owns_loop else "uvicorn has the only listener"

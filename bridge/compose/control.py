@@ -1,0 +1,108 @@
+"""
+Owns the operator's hand on one running server: what the admin API asks, answered from
+the state on the state's thread, and carried out in this process before the answer.
+
+Refuses: to decide what is allowed; the state's desk does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+
+from bridge.compose.evidence import Evidence
+from bridge.compose.stages import Stages
+from bridge.errors import StateUnavailableError
+from bridge.routing import Stage, resolve
+from bridge.state.desk import Desk, moved
+from bridge.state.stages import Snapshot
+from bridge.state.store import Store
+from bridge.state.thread import StateThread
+
+_T = TypeVar("_T")
+
+
+@attrs.define(eq=False)
+class ServerControl:
+    """
+    L{bridge.admin.Control} of one process.
+    """
+
+    stages: Stages
+    thread: StateThread
+    _evidence: Evidence
+
+    async def _ask(self, question: Callable[[Desk], _T]) -> _T:
+        config, rule, identities = self.stages.config, self._evidence.rule, self._evidence.identity
+        return await self.thread.call(lambda store: question(Desk(config, store, rule, identities)))
+
+    async def _move(self, change: Callable[[Desk], _T]) -> _T:
+        config, rule, identities = self.stages.config, self._evidence.rule, self._evidence.identity
+
+        def work(store: Store) -> tuple[_T, Snapshot]:
+            return change(Desk(config, store, rule, identities)), store.snapshot()
+
+        done, snapshot = await self.thread.call(work)
+        # Not at the next look: it counts in this process when the answer goes out.
+        self.stages.follow(snapshot)
+        return done
+
+    async def status(self) -> dict[str, Any]:
+        return await self._ask(lambda desk: desk.status())
+
+    async def route(self, name: str) -> dict[str, Any]:
+        return await self._ask(lambda desk: desk.route(name))
+
+    async def audit(self, name: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        return await self._ask(lambda desk: desk.audit(name, limit))
+
+    async def evidence(self, name: str) -> dict[str, Any]:
+        return await self._ask(lambda desk: desk.evidence(name))
+
+    async def differences(self, name: str, limit: int = 10) -> dict[str, Any]:
+        return await self._ask(lambda desk: desk.differences(name, limit))
+
+    async def report(self, limit: int = 20) -> dict[str, Any]:
+        return await self._ask(lambda desk: desk.report(limit))
+
+    async def move(
+        self, name: str, stage: Stage, *, who: str, why: str, weight: float | None = None, force: bool = False
+    ) -> dict[str, Any]:
+        if stage is Stage.LEGACY:
+            return (await self.rollback(name, who=who, why=why))[0]
+        return await self._move(lambda desk: desk.move(name, stage, who=who, why=why, weight=weight, force=force))
+
+    async def rollback(self, name: str | None, *, who: str, why: str) -> list[dict[str, Any]]:
+        """
+        Back first, then the database: legacy answers even while that is slow or gone.
+        """
+        table = self.stages.table.value
+        routes = {route.name: (route.stage, route.weight) for route in (*table.routes, table.default)}
+        if name is not None:
+            found = resolve(name, list(routes))
+            named = {found: routes[found]}
+        else:
+            named = {n: s for n, s in routes.items() if s[0] not in (Stage.LEGACY, Stage.RETIRED)}
+        for route in named:
+            self.stages.pin(route, Stage.LEGACY)
+        try:
+            done = await self._move(
+                lambda desk: [row for route in named for row in desk.rollback(route, who=who, why=why)]
+            )
+        except StateUnavailableError:
+            # It stays pinned, and is written once the state can be.
+            for route, (stage, _) in named.items():
+                self._evidence.seat.back(route, stage, f"{why} (by {who})", "")
+            return [moved(route, old, (Stage.LEGACY, 0.0), None) | {"changed": True} for route, old in named.items()]
+        except BaseException:
+            for route in named:
+                self.stages.unpin(route)
+            raise
+        for route in named:
+            self.stages.unpin(route)
+        return done
+
+    async def hand_off(self, loop: str, stage: str, *, who: str, why: str) -> dict[str, Any]:
+        return await self._move(lambda desk: desk.hand_off(loop, stage, who=who, why=why))

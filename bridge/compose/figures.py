@@ -1,0 +1,41 @@
+"""
+Owns the figures that the admin listener shows to Prometheus, read from the rooms that
+count them.
+
+Refuses: to count anything itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.admin import Metric
+
+if TYPE_CHECKING:
+    from bridge.compose.server import Server
+
+
+def figures(server: Server) -> list[Metric]:
+    """
+    What there is to see of one process.
+    """
+    shadows = server.shadows
+    found = [
+        _one("bgserver_requests_total", "counter", "Requests answered.", server.front.state.total_requests),
+        _one("bgserver_connections", "gauge", "Connections that are open.", len(server.front.state.connections)),
+        _one("bgserver_shadows_waiting", "gauge", "Requests that wait for their shadow.", shadows.waiting),
+        _one("bgserver_shadows_running", "gauge", "Requests that are being shadowed.", shadows.busy),
+        _one("bgserver_shadows_lingering", "gauge", "Slots held by shadows that don't end.", shadows.lingering),
+    ]
+    if server.state is not None:
+        health = server.state.health()
+        found += [
+            _one("bgserver_state_up", "gauge", "Whether the state database answers.", float(health.problem is None)),
+            _one("bgserver_state_lost_total", "counter", "Writes to the state that were lost.", health.lost),
+            _one("bgserver_state_waiting", "gauge", "Writes that wait for the state.", health.waiting),
+        ]
+    return found
+
+
+def _one(name: str, kind: str, meaning: str, value: float) -> Metric:
+    return Metric(name, kind, meaning, (({}, float(value)),))
