@@ -11,6 +11,7 @@ import getpass
 import http.client
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -216,7 +217,8 @@ def admin_url(endpoint: str) -> str:
     """
     if "://" in endpoint:
         return endpoint.rstrip("/")
-    kind, *words = endpoint.split(":")
+    # A colon inside a value, as in an IPv6 address, is escaped.
+    kind, *words = re.split(r"(?<!\\):", endpoint)
     keys = dict(word.partition("=")[::2] for word in words if "=" in word)
     plain = [word for word in words if "=" not in word]
     if kind == "unix":

@@ -1,0 +1,356 @@
+"""
+bgctl on the state itself: what it shows, what it moves, what it refuses, and how it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bridge.cli.arguments import LATER, parser
+from bridge.routing import Stage
+from bridge.state import Store
+from tests.cli.conftest import Bgctl, Serving
+
+EXPORT = "GET /export/{export_id}"
+
+
+def store(folder: Path) -> Store:
+    return Store.open(f"sqlite:///{folder / 'state.db'}")
+
+
+def test_status_shows_every_route_and_makes_nothing(folder: Path, bgctl: Bgctl) -> None:
+    """
+    Before any server ever ran, all stands as the policy says; the empty folder stays as it was.
+    """
+    said = bgctl("status")
+
+    assert said.status == 0
+    for word in (EXPORT, "POST /log", "default", "consumer", "nobody", "hold"):
+        assert word in said.out
+    assert [path.name for path in folder.iterdir()] == ["bgserver.toml"]
+
+
+def test_status_as_json_has_exactly_the_documented_shape(bgctl: Bgctl) -> None:
+    """
+    Programs find their keys, with their types, and nothing else on standard output.
+    """
+    found = json.loads(bgctl("status", "--json").out)
+
+    row = found["routes"][0]
+    documented = ["route", "stage", "weight", "pairs", "mismatches", "gate", "why"]
+    assert list(row)[:7] == documented
+    assert [row[key] for key in documented[:6]] == [EXPORT, "legacy", 0, 0, 0, "hold"]
+    assert found["loops"] == [{"loop": "consumer", "owner": None, "epoch": 0, "stage": "legacy"}]
+
+
+def test_options_may_stand_before_or_after_the_command(bgctl: Bgctl) -> None:
+    """
+    As people type them.
+    """
+    assert bgctl("--json", "status").out == bgctl("status", "--json").out
+
+
+def test_a_forced_move_is_logged_with_its_reason(folder: Path, bgctl: Bgctl) -> None:
+    """
+    Who, from where, to where, why: for everybody to see, later too.
+    """
+    said = bgctl("set", "POST /log", "modern", "--force", "--why", "walk")
+
+    change = store(folder).audit()[0]
+    assert (said.status, said.out) == (0, "POST /log: legacy → modern\n")
+    assert (change.name, change.why, change.forced) == ("POST /log", "walk", True)
+    assert "@" in change.who
+    assert "forced: walk" in bgctl("audit").out
+    assert "walk" in bgctl("route", "POST /log").out
+
+
+def test_a_move_without_evidence_is_refused(folder: Path, bgctl: Bgctl) -> None:
+    """
+    Exit status 1, the reason, and the remedy.
+    """
+    bare = bgctl("set", EXPORT, "canary")
+    silent = bgctl("set", EXPORT, "canary", "--force")
+
+    assert (bare.status, silent.status) == (1, 1)
+    assert "--force --why" in bare.err
+    assert "--why TEXT" in silent.err
+    assert store(folder).audit() == []
+
+
+def test_into_the_shadow_is_free_and_a_canary_has_the_policys_weight(folder: Path, bgctl: Bgctl) -> None:
+    """
+    Nothing moves in the shadow; a canary without --weight takes what the policy says.
+    """
+    assert bgctl("set", EXPORT, "shadow").status == 0
+    assert bgctl("set", EXPORT, "canary", "--force", "--why", "w").out == f"{EXPORT}: shadow → canary 5 %\n"
+    assert bgctl("set", EXPORT, "canary", "--weight", "20%", "--force", "--why", "w").status == 0
+    assert store(folder).stages() == {EXPORT: (Stage.CANARY, 20.0)}
+    assert bgctl("set", EXPORT, "canary", "--weight", "10").status == 0
+
+
+def test_a_canary_without_a_weight_is_refused(bgctl: Bgctl) -> None:
+    """
+    0 % is no canary.
+    """
+    said = bgctl("set", "POST /log", "canary", "--force", "--why", "w")
+
+    assert said.status == 1
+    assert "--weight" in said.err
+
+
+def test_rollback_goes_back_and_says_where_nothing_was(folder: Path, bgctl: Bgctl) -> None:
+    """
+    One route, or all; a second time is no error.
+    """
+    bgctl("set", EXPORT, "live", "--force", "--why", "w")
+    bgctl("set", "default", "modern", "--force", "--why", "w")
+
+    one = bgctl("rollback", EXPORT, "--why", "it smells")
+    rest = bgctl("rollback", "--all", "--json")
+    none = bgctl("rollback", "--all")
+
+    assert one.out == f"{EXPORT}: live → legacy\n"
+    assert [row["route"] for row in json.loads(rest.out)["moved"]] == ["default"]
+    assert (none.status, "Nothing to roll back" in none.out) == (0, True)
+    assert [change.why for change in store(folder).audit()][:2] == ["rollback", "it smells"]
+
+
+def test_a_retired_route_has_nowhere_to_go_back_to(folder: Path, bgctl: Bgctl) -> None:
+    """
+    Legacy's code is gone: --all passes it over, and by name it wants force.
+    """
+    bgctl("set", EXPORT, "retired", "--force", "--why", "w")
+
+    assert "Nothing to roll back" in bgctl("rollback", "--all").out
+    assert bgctl("rollback", EXPORT).status == 1
+    assert bgctl("set", EXPORT, "legacy", "--force", "--why", "restored").status == 0
+
+
+def test_a_misspelt_route_gets_the_nearest(bgctl: Bgctl) -> None:
+    """
+    Exit status 1, and the name that was probably meant.
+    """
+    said = bgctl("route", "GET /exports/{export_id}")
+
+    assert said.status == 1
+    assert f"Did you mean '{EXPORT}'" in said.err
+
+
+def test_a_loop_is_handed_over_by_its_rules(folder: Path, bgctl: Bgctl) -> None:
+    """
+    legacy to modern goes over live.
+    """
+    wrong = bgctl("handoff", "consumer", "modern")
+    right = bgctl("handoff", "consumer", "live", "--why", "w")
+
+    assert (wrong.status, right.status) == (1, 0)
+    assert right.out == "consumer: legacy → live\n"
+    assert "live" in bgctl("loops").out
+    assert bgctl("handoff", "other", "live").status == 1
+
+
+def test_parity_shows_both_sides_and_the_request_again(folder: Path, bgctl: Bgctl) -> None:
+    """
+    As a person wants to read it.
+    """
+    kept = store(folder)
+    kept.add_counts(EXPORT, "code1", {"shadow.same": 10, "shadow.different": 2}, 1.0)
+    kept.add_fingerprints(EXPORT, "code1", [("f", "value", "$.total", 2)], 1.0)
+    sample = {
+        "curl": "curl -i http://127.0.0.1:8000/export/7",
+        "legacy": {"status": 200},
+        "modern": {"status": 404},
+        "answered": "legacy",
+        "differences": [{"fingerprint": "f", "kind": "value", "path": "$.total", "legacy": 7, "modern": "seven"}],
+    }
+    kept.add_sample(EXPORT, "code1", "f", json.dumps(sample), 1.0)
+    kept.propose(EXPORT, "$.eta", "ann", 0.0, 0.25, 12)
+
+    said = bgctl("parity", EXPORT)
+    report = bgctl("report")
+
+    for word in ("value at $.total, 2 times", "seven", "404", sample["curl"], "$.eta", "25.0%"):
+        assert str(word) in said.out
+    assert "$.total" in report.out
+    assert "no difference was seen: nothing was compared yet" in bgctl("parity", "POST /log").out
+
+
+def test_what_is_not_built_is_refused_by_name(bgctl: Bgctl) -> None:
+    """
+    Exit status 5, whatever stands behind the command.
+    """
+    for name in LATER:
+        said = bgctl(name, "--some", "thing")
+        assert said.status == 5
+        assert name in said.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("unknown",),
+        ("set", "x"),
+        ("set", "x", "beta"),
+        ("set", "x", "canary", "--weight", "101"),
+        ("set", "x", "canary", "--weight", "much"),
+        ("rollback",),
+        ("rollback", "x", "--all"),
+        ("status", "--jsn"),
+        ("audit", "--limit", "0"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(bgctl: Bgctl, words: tuple[str, ...]) -> None:
+    """
+    Before any policy or database is looked at.
+    """
+    assert bgctl(*words).status == 2
+
+
+def test_a_broken_policy_ends_with_3(folder: Path, bgctl: Bgctl) -> None:
+    """
+    One line with the file and the key path.
+    """
+    (folder / "bgserver.toml").write_text("[routes]\nstag = 'legacy'")
+
+    said = bgctl("status")
+
+    assert (said.status, said.err.count("\n")) == (3, 1)
+    assert "bgserver.toml: routes.stag:" in said.err
+    assert bgctl("status", "--config", "nowhere.toml").status == 3
+
+
+def test_a_state_that_cannot_be_read_ends_with_4(folder: Path, bgctl: Bgctl) -> None:
+    """
+    A broken file isn't taken for an empty state.
+    """
+    (folder / "state.db").write_text("no database" * 500)
+
+    assert bgctl("status").status == 4
+    assert bgctl("check").status == 4
+
+
+def test_a_server_that_was_named_must_answer(folder: Path, bgctl: Bgctl) -> None:
+    """
+    --admin never falls back to a database that may be another's.
+    """
+    said = bgctl("status", "--admin", "http://127.0.0.1:9")
+
+    assert said.status == 4
+    assert "No bgserver answers" in said.err
+
+
+def test_check_says_what_it_looked_at(folder: Path, bgctl: Bgctl) -> None:
+    """
+    Policy, state, server; nothing is changed.
+    """
+    said = bgctl("check")
+    found = json.loads(bgctl("check", "--json").out)
+
+    assert said.status == 0
+    assert [row["what"] for row in found["checks"]] == ["policy", "state", "server"]
+    assert found["ok"] is True
+    assert not (folder / "state.db").exists()
+
+
+def test_a_running_server_is_asked(folder: Path, bgctl: Bgctl, serve: Callable[..., Serving]) -> None:
+    """
+    Nothing is said on standard error, and the move counts in the server when the command ends.
+    """
+    serving = serve()
+
+    moved = bgctl("set", "POST /log", "modern", "--force", "--why", "walk")
+    stage = serving.board.table.value.route("POST /log").stage
+
+    assert (moved.status, moved.out, moved.err) == (0, "POST /log: legacy → modern\n", "")
+    assert stage is Stage.MODERN
+    assert json.loads(bgctl("status", "--json").out)["state"]["problem"] is None
+    assert bgctl("check").status == 0
+    assert "walk" in bgctl("audit").out
+    assert "modern" in bgctl("route", "POST /log").out
+    assert "nothing was compared" in bgctl("parity", "POST /log").out
+    assert bgctl("report").status == 0
+    assert bgctl("handoff", "consumer", "live").status == 0
+    assert bgctl("rollback", "--all").out == "POST /log: modern → legacy\n"
+    assert bgctl("set", "POST /log", "live").status == 1
+    assert bgctl("route", "POST /lag").status == 1
+
+
+def test_with_the_server_down_the_state_is_used_and_it_is_said(
+    folder: Path, bgctl: Bgctl, serve: Callable[..., Serving]
+) -> None:
+    """
+    On standard error, so that --json stays JSON.
+    """
+    serve().stop()
+
+    said = bgctl("status", "--json")
+
+    assert said.status == 0
+    assert "No bgserver answers" in said.err
+    assert json.loads(said.out)["routes"]
+
+
+def test_the_token_opens_the_server(
+    folder: Path, bgctl: Bgctl, serve: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It comes from the environment; without it the refusal names the variable.
+    """
+    serving = serve(token="a-long-random-text", named=False)
+    url = f"http://127.0.0.1:{serving.port}"
+
+    without = bgctl("status", "--admin", url)
+    monkeypatch.setenv("BGSERVER_ADMIN_TOKEN", "a-long-random-text")
+
+    assert (without.status, "BGSERVER_ADMIN_TOKEN" in without.err) == (1, True)
+    assert bgctl("status", "--admin", f"tcp:{serving.port}:interface=127.0.0.1").status == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command(bgctl: Bgctl, shell: str) -> None:
+    """
+    Made from the parser, so that it can't be behind it.
+    """
+    said = bgctl("completion", shell)
+
+    assert said.status == 0
+    for word in ("status", "rollback", "canary", *LATER):
+        assert word in said.out
+
+
+def test_bash_takes_the_completion() -> None:
+    """
+    After `bgctl set X ` the stages are offered.
+    """
+    root = Path(__file__).parents[2]
+    command = (
+        f'eval "$({sys.executable} -c "import bridge.cli; bridge.cli.main()" completion bash)"; '
+        "COMP_WORDS=(bgctl set X ca); COMP_CWORD=3; _bgctl; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+
+    assert done.stdout.split() == ["canary"]
+
+
+def test_the_help_lists_every_exit_status() -> None:
+    """
+    Scripts can be written from it.
+    """
+    text = parser().format_help()
+
+    for status in range(6):
+        assert f"\n  {status}  " in text
