@@ -79,6 +79,7 @@ class _Client(threading.Thread):
             self.servers["legacy" if legacy else "modern"] += 1
             if answer.status != 202:
                 self.wrong.append((number, answer.status, body))
+        connection.close()
 
 
 def test_no_request_notices_a_change_of_stage(server: Server, tmp_path: Path):
