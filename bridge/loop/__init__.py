@@ -6,19 +6,21 @@ One event loop for both stacks: the reactor on asyncio or uvloop, owned or attac
 - L{awaiting}: Deferreds as awaitables, awaitables as Deferreds.
 - L{context}: whose work a callback does.
 - L{threads}, L{ledger}, L{limiter}: worker threads, and the one account of them.
-- L{life}: the order of starting and stopping.
+- L{life}: the order of starting and stopping; with L{notify}, which tells systemd.
+- L{reports}, L{stalls}: what nobody handled, and what keeps the loop.
 
 Importing this installs nothing. Call L{install} before anything imports
 C{twisted.internet.reactor}.
 """
 
 from bridge.loop.awaiting import as_awaitable, as_deferred, returns_awaitable, returns_deferred, shielded
-from bridge.loop.context import About, about, in_context, request_context, set_about
+from bridge.loop.context import About, about, in_context, request_context, run_as, set_about
 from bridge.loop.install import install, make_loop
 from bridge.loop.ledger import Share, Usage
 from bridge.loop.life import Event, How, Life, Starting, Stopping
 from bridge.loop.listening import Listen, OnListen
 from bridge.loop.reactor import BridgeReactor
+from bridge.loop.stalls import Lag, Stall, StallWatch
 from bridge.loop.threads import defer_to_worker, worker_stop
 
 __all__ = [
@@ -36,11 +38,15 @@ __all__ = [
     "about",
     "in_context",
     "request_context",
+    "run_as",
     "set_about",
     "defer_to_worker",
     "worker_stop",
     "Share",
     "Usage",
+    "StallWatch",
+    "Stall",
+    "Lag",
     "Life",
     "Starting",
     "Stopping",

@@ -81,21 +81,20 @@ def first_importer(reactor: object) -> str:
     """
     The module that imported the reactor first, as far as the order of imports tells.
 
-    Modules stand in C{sys.modules} in the order in which their import began. The reactor comes
-    right after those that were being imported when it was; of these, the innermost did it.
+    Modules stand in C{sys.modules} in the order in which their import ended. Of those that were being imported when the
+    reactor was, the innermost ended first: it is the first after the reactor that holds it. One whose import
+    hasn't ended stands where it began.
     """
-    before: str | None = None
-    after: str | None = None
-    seen = False
+    unfinished: str | None = None
+    after = False
     for name, module in list(sys.modules.items()):
         if name == _REACTOR:
-            seen = True
+            after = True
         elif not name.startswith("twisted.internet") and _holds(module, reactor):
-            if not seen:
-                before = name
-            elif after is None:
-                after = name
-    return before or after or "A module that keeps no reference to it (find it with `python -X importtime`)"
+            if after:
+                return name
+            unfinished = name
+    return unfinished or "A module that keeps no reference to it (find it with `python -X importtime`)"
 
 
 def _holds(module: object, reactor: object) -> bool:

@@ -36,7 +36,10 @@ from twisted.logger import Logger
 from bridge.errors import StartError, StoppingError
 from bridge.loop.awaiting import as_deferred, keep
 from bridge.loop.failures import failure_of
+from bridge.loop.notify import Notifier
 from bridge.loop.reactor import BridgeReactor
+from bridge.loop.reports import Reports
+from bridge.loop.stalls import StallWatch
 from bridge.loop.teardown import end_tasks
 
 _log = Logger()
@@ -122,6 +125,7 @@ class Life:
 
     @ivar grace: Seconds for the drain.
     @ivar events: What happened, in order.
+    @ivar watch: The stall watchdog, which runs from the start to the end.
     """
 
     _reactor: BridgeReactor
@@ -134,11 +138,18 @@ class Life:
     _stopping: dict[Stopping, list[tuple[str, Step]]] = attrs.field(
         factory=lambda: {phase: [] for phase in Stopping}, init=False
     )
+    watch: StallWatch = attrs.field(init=False)
+    _reports: Reports = attrs.field(init=False)
+    _notifier: Notifier | None = attrs.field(factory=Notifier.from_environment, init=False)
     _tasks: set[Task[Any]] = attrs.field(factory=set, init=False)
     _began: float = attrs.field(default=0.0, init=False)
     _start_task: Task[None] | None = attrs.field(default=None, init=False)
     _stop_task: Task[None] | None = attrs.field(default=None, init=False)
     _forced: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.watch = StallWatch(self._loop)
+        self._reports = Reports(self._loop)
 
     def on_start(self, phase: Starting, name: str, step: Step) -> None:
         """
@@ -207,6 +218,8 @@ class Life:
             raise RuntimeError(f"a life starts once; this one is {self.stage.value}")
         self.stage = Stage.STARTING
         self._start_task = asyncio.current_task()
+        self._reports.install()
+        self.watch.start()
         try:
             for phase in Starting:
                 for name, step in self._starting[phase]:
@@ -218,6 +231,8 @@ class Life:
         # A stop that came during the last step has been awaited by whoever asked for it.
         if self.stage is Stage.STARTING:
             self.stage = Stage.RUNNING
+            if self._notifier is not None:
+                self._notifier.ready(self._loop)
 
     async def _start_one(self, phase: Starting, name: str, step: Step) -> None:
         try:
@@ -260,6 +275,8 @@ class Life:
             self._reactor.stop()
 
     async def _stop(self) -> None:
+        if self._notifier is not None:
+            self._notifier.stopping()
         starting = self._start_task
         if starting is not None and starting is not asyncio.current_task():
             await asyncio.wait({starting}, timeout=self._left(Stopping.DRAIN))
@@ -273,6 +290,10 @@ class Life:
             elif phase is Stopping.POOLS:
                 left = await self._reactor.threads_ended(self._left(phase))
                 self._note(phase, "threads", How.LEFT if left else How.DONE)
+        if self._notifier is not None:
+            self._notifier.close()
+        self.watch.stop()
+        self._reports.uninstall()
         self.stage = Stage.STOPPED
 
     async def _end_tasks(self) -> None:
