@@ -9,7 +9,6 @@ What must outlive the process: stages, audit log, evidence, leases.
 - L{store}: all of it, for whoever may wait.
 - L{thread}: the same for an event loop, which may not.
 - L{desk}: what an operator may ask of it under a policy.
-- L{switchboard}: the stages of one running process, and the hand that moves them.
 """
 
 from bridge.state.evidence import Evidence, Fingerprint, Proposal, Sample

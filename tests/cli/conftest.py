@@ -7,8 +7,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import attrs
 import pytest
@@ -16,10 +18,14 @@ import uvicorn
 
 from bridge.admin import create_admin
 from bridge.cli.command import run
+from bridge.compose.control import ServerControl
+from bridge.compose.stages import Stages
 from bridge.policy import read_policy
 from bridge.routing import Cell
 from bridge.state import StateThread, Store
-from bridge.state.switchboard import Switchboard
+
+if TYPE_CHECKING:
+    from bridge.compose.evidence import Evidence
 
 POLICY = """
 state = "sqlite:///state.db"
@@ -85,6 +91,17 @@ def bgctl(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     return carried_out
 
 
+class Unjudged:
+    """
+    What the control asks of a process's evidence: the policy's own gate on the counts alone.
+    """
+
+    rule = None
+
+    def identity(self, route: str) -> str | None:
+        return None
+
+
 class Serving:
     """
     One server's admin listener, on a thread of its own.
@@ -104,10 +121,12 @@ class Serving:
         store = Store.open(config.state)
         snapshot = store.snapshot()
         store.close()
-        state = StateThread(lambda: Store.open(config.state), lambda found: self.board.follow(found))
-        self.board = Switchboard(config, Cell(config.table(snapshot.routes)), state, snapshot)
+        self.table = Cell(config.table(snapshot.routes))
+        stages = Stages(config, self.table, snapshot, {}, time.time)
+        state = StateThread(lambda: Store.open(config.state), stages.follow)
+        control = ServerControl(stages, state, cast("Evidence", Unjudged()))
         state.start(asyncio.get_running_loop(), snapshot.version)
-        app = create_admin(self.board, token=self.token)
+        app = create_admin(control, token=self.token)
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         self.ready.set()
         await self.server.serve([self.socket])
