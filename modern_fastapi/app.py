@@ -97,6 +97,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     with drain_on_signals(services.draining):
         supervisor.start("pulse", services.pulse())
         supervisor.start("events", services.events.run())
+        supervisor.start("engine", services.engine.run())
+        supervisor.start("other processes", services.hear_others())
         supervisor.start("drain", _end_streams(services))
         supervisor.start("request log", services.request_log.run())
         for name, loop in loops.items():
@@ -105,7 +107,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             yield
         finally:
             services.draining.set()
-            await supervisor.stop(*loops)
+            await supervisor.stop("engine", *loops)
+            await services.engine.close(services.settings.grace)
             await supervisor.stop()
             await services.request_log.flush()
             await services.close()

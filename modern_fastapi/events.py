@@ -118,10 +118,10 @@ class EventSource:
         wanted = select(Event.seq, Event.task_id, Event.name, Event.status, Event.attempts, Event.at)
         async with self._database.read() as connection:
             rows = await connection.execute(wanted.where(Event.seq > after).order_by(Event.seq).limit(limit))
-            return [(seq, _frame(seq, *rest)) for seq, *rest in rows.tuples()]
+            return [_frame(*row) for row in rows.tuples()]
 
 
-def _frame(seq: int, task_id: str, name: str, status: str, attempts: int, at: str) -> bytes:
+def _frame(seq: int, task_id: str, name: str, status: str, attempts: int, at: str) -> Frame:
     data = {"id": task_id, "name": name, "status": status, "attempts": attempts, "at": at}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return f"id: {seq}\nevent: task\ndata: {text}\n\n".encode()
+    return seq, f"id: {seq}\nevent: task\ndata: {text}\n\n".encode()

@@ -7,6 +7,7 @@ File work blocks, so it runs in threads of its own; they are few, and a slow dis
 import asyncio
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,9 +36,8 @@ class Files:
         try:
             for folder in FOLDERS:
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
         except OSError as error:
             raise RefusedToStart(
                 f"JOBS_DATA is {str(self.root)!r}, where nothing can be written ({error.strerror}): "

@@ -4,6 +4,8 @@ What the application is made of besides its routes, put together once from the s
 Nothing here opens a file or a connection before ``open``, so that making an application has no effects.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import os
@@ -12,11 +14,12 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, insert, update
 
 from .bell import Bell
-from .clock import Clock, SystemClock, as_text
+from .clock import Clock, SystemClock, as_text, from_text
 from .database import Database
 from .engines import make_engine
 from .events import EventSource
@@ -24,11 +27,14 @@ from .files import Files
 from .migrate import migrate
 from .processes import Processes
 from .request_log import RequestLog
-from .schema import Process
+from .schema import FINAL, Process, Status
 from .settings import Settings
 from .tasks.kinds import KINDS, Kind
 from .tasks.rows import TaskRows
 from .tasks.runner import Runner
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +72,12 @@ class Services:
         """
         return f"{SIDE}:{self.boot_id}"
 
+    def seconds_until(self, text: str) -> float:
+        """
+        How long until a moment of the database, in seconds; negative where it has passed.
+        """
+        return (from_text(text) - self.clock.now()).total_seconds()
+
     async def open(self) -> None:
         """
         Folders, schema, and the row that says that this process lives.
@@ -99,11 +111,27 @@ class Services:
                 log.exception("the heartbeat failed; it goes on")
             await asyncio.sleep(1.0)
 
+    async def hear_others(self) -> None:
+        """
+        Rings for what other processes commit, where the database tells; SQLite doesn't, and is looked at instead.
+        """
+        while self.database.postgresql:
+            try:
+                async with await psycopg_connection(self.database.url) as connection:
+                    await connection.execute("LISTEN jobs")
+                    self.bell.ring()
+                    async for notice in connection.notifies():
+                        self.events.bell.ring()
+                        if notice.payload in (Status.PENDING, Status.RETRY, *FINAL):
+                            self.bell.ring()
+            except Exception:
+                log.exception("the database's notices broke off; looking at it each second meanwhile")
+                await asyncio.sleep(1.0)
+
     async def close(self) -> None:
         """
         Ends pools and connections, the users of each before it.
         """
-        await self.engine.close(self.settings.grace)
         await self.processes.close()
         await asyncio.to_thread(self.threads.shutdown)
         await asyncio.to_thread(self.loop_threads.shutdown)
@@ -111,6 +139,15 @@ class Services:
             await connection.execute(delete(Process).where(Process.boot_id == self.boot_id))
         await self.database.close()
         self.files.close()
+
+
+async def psycopg_connection(url: str) -> AsyncConnection[Any]:
+    """
+    A connection beside the pool's, which only listens.
+    """
+    from psycopg import AsyncConnection
+
+    return await AsyncConnection.connect(url, autocommit=True)
 
 
 def start_time(pid: int) -> str:

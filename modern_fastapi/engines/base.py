@@ -18,6 +18,11 @@ class Engine(Protocol):
         Hears of new rows, after the answer was sent. Never raises, and never waits for a broker.
         """
 
+    async def run(self) -> None:
+        """
+        Sees to the rows until it is cancelled.
+        """
+
     async def close(self, grace: float) -> None:
         """
         Ends what runs here within ``grace`` seconds.

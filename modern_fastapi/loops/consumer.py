@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from modern_fastapi.clock import from_text
+from modern_fastapi.clock import as_text
 from modern_fastapi.services import Services
 from modern_fastapi.tasks.context import Released
 from modern_fastapi.tasks.rows import Claim
@@ -47,13 +47,13 @@ async def _claim(services: Services, fence: Fence, crew: Crew) -> float:
     async with fence.write() as connection:
         claims = await services.rows.claim(connection, free) if free else []
         if len(claims) < free:
-            due = await services.rows.next_due(connection)
+            due = await services.rows.next_due(connection, after=as_text(services.clock.now()))
         await fence.beat(connection, ticked=bool(claims))
     for claim in claims:
         crew.begin(claim)
     if due is None:
         return poll
-    return min(poll, max(0.01, (from_text(due) - services.clock.now()).total_seconds()))
+    return min(poll, max(0.01, services.seconds_until(due)))
 
 
 class Crew:

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.clock import Clock, as_text, later
 from modern_fastapi.database import Database
 from modern_fastapi.schema import FINAL, Status, Task
+
+from .limits import allowances
 
 # Written out and not bound, so that the planners of both databases see that the partial indexes fit.
 WAITING = text("tasks.status IN ('PENDING', 'RETRY')")
@@ -105,28 +107,55 @@ class TaskRows:
 
     async def claim(self, connection: AsyncConnection, limit: int) -> list[Claim]:
         """
-        Takes up to ``limit`` due rows of the table engine, the most urgent first.
+        Takes up to ``limit`` due rows of the table engine, the most urgent first, as far as the limits allow.
         """
-        due = (
-            select(Task.seq)
-            .where(self._claimable(), Task.run_at <= as_text(self.clock.now()), Task.engine == "table")
-            .order_by(Task.priority.desc(), Task.run_at, Task.seq)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        return await self._take(connection, list((await connection.execute(due)).scalars()))
+        left = await allowances(connection, self.clock)
+        seqs: list[int] = []
+        while len(seqs) < limit:
+            spent = [name for name, count in left.items() if not count]
+            due = self._due("table", as_text(self.clock.now())).where(Task.name.not_in(spent), Task.seq.not_in(seqs))
+            page = due.limit(limit - len(seqs)).with_for_update(skip_locked=True)
+            rows = (await connection.execute(page)).all()
+            for row in rows:
+                if left.get(row.name, 1):
+                    seqs.append(row.seq)
+                    if row.name in left:
+                        left[row.name] -= 1
+            if not left or not rows:
+                break
+        return await self._take(connection, seqs)
 
     async def claim_one(self, connection: AsyncConnection, task_id: str) -> Claim | None:
         """
-        Takes one row by its id, whatever its engine, or nothing where it is not due.
+        Takes one row by its id, whatever its engine, or nothing where it may not start yet.
         """
-        due = (
-            select(Task.seq)
-            .where(Task.id == task_id, self._claimable(), Task.run_at <= as_text(self.clock.now()))
-            .with_for_update(skip_locked=True)
+        left = await allowances(connection, self.clock)
+        spent = [name for name, count in left.items() if not count]
+        due = select(Task.seq).where(
+            Task.id == task_id,
+            self._claimable(),
+            Task.run_at <= as_text(self.clock.now()),
+            Task.name.not_in(spent),
         )
-        claims = await self._take(connection, list((await connection.execute(due)).scalars()))
+        found = await connection.execute(due.with_for_update(skip_locked=True))
+        claims = await self._take(connection, list(found.scalars()))
         return claims[0] if claims else None
+
+    def _due(self, engine: str, until: str) -> Select[int, str, str]:
+        due = select(Task.seq, Task.id, Task.name).where(self._claimable(), Task.run_at <= until, Task.engine == engine)
+        return due.order_by(Task.priority.desc(), Task.run_at, Task.seq)
+
+    async def due(self, connection: AsyncConnection, engine: str, until: str, limit: int = 1000) -> list[str]:
+        """
+        The ids of an engine's rows that were due at ``until``, the most urgent first.
+        """
+        return [row.id for row in await connection.execute(self._due(engine, until).limit(limit))]
+
+    async def move_to_table(self, connection: AsyncConnection, task_ids: Sequence[str]) -> None:
+        """
+        Leaves waiting rows to the consumers, where their own engine cannot be reached.
+        """
+        await connection.execute(update(Task).where(Task.id.in_(task_ids), WAITING).values(engine="table"))
 
     async def _take(self, connection: AsyncConnection, seqs: Sequence[int]) -> list[Claim]:
         if not seqs:
@@ -156,11 +185,11 @@ class TaskRows:
         rows = {row.seq: row for row in await connection.execute(taken)}
         return [Claim(*tuple(rows[seq])[1:]) for seq in seqs]
 
-    async def next_due(self, connection: AsyncConnection) -> str | None:
+    async def next_due(self, connection: AsyncConnection, engine: str = "table", after: str = "") -> str | None:
         """
-        When the next waiting row of the table engine is due, as text.
+        When the next waiting row of an engine is due, as text; of those due after ``after``.
         """
-        soonest = select(func.min(Task.run_at)).where(self._claimable(), Task.engine == "table")
+        soonest = select(func.min(Task.run_at)).where(self._claimable(), Task.engine == engine, Task.run_at > after)
         return (await connection.execute(soonest)).scalar()
 
     def _held(self, claim: Claim) -> ColumnElement[bool]:
@@ -242,6 +271,28 @@ class TaskRows:
             return Status.CANCELLED
         running = update(Task).where(Task.id == task_id, RUNNING).values(cancel_requested=1)
         return Status.RUNNING if (await connection.execute(running)).rowcount else None
+
+    async def requeue(self, connection: AsyncConnection, task_id: str) -> bool:
+        """
+        Gives a task that has failed, or was cancelled, all its attempts again. False where it is neither.
+        """
+        again = (
+            update(Task)
+            .where(Task.id == task_id, Task.status.in_((Status.FAILURE, Status.CANCELLED)))
+            .values(
+                status=Status.PENDING,
+                failures=0,
+                rescues=0,
+                cancel_requested=0,
+                progress=0.0,
+                error=None,
+                finished_at=None,
+                owner=None,
+                engine="table",
+                run_at=as_text(self.clock.now()),
+            )
+        )
+        return (await connection.execute(again)).rowcount == 1
 
     async def rescue(
         self, connection: AsyncConnection, stale: Iterable[tuple[str, int, int]]

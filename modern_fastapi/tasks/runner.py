@@ -105,6 +105,18 @@ class Runner:
             elif held[task_id]:
                 context.stop(Cancelled)
 
+    async def wind_down(self, grace: float) -> None:
+        """
+        Waits until nothing runs here. What still does after ``grace`` seconds is told to stop, and has as long again.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace
+        while self.running and loop.time() < end + grace:
+            if loop.time() > end:
+                for context in self.running.values():
+                    context.stop(Released)
+            await asyncio.sleep(0.02)
+
     def stop(self, task_id: str, verdict: type[Stopped]) -> None:
         """
         Tells a task that runs here to end at its next checkpoint.

@@ -1,0 +1,109 @@
+"""
+Hands due rows to an engine other than the table's. The rows are the outbox: what an engine loses is handed over again.
+
+A request only rings. The relay reads which rows are due, so that delays, retries and predecessors mean the same under
+every engine, and a row is never handed over before it may run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from modern_fastapi.bell import Bell
+from modern_fastapi.clock import as_text
+
+if TYPE_CHECKING:
+    from modern_fastapi.services import Services
+
+log = logging.getLogger(__name__)
+
+BATCH = 200
+LONGEST_PAUSE = 600.0
+
+
+class Undeliverable(Exception):
+    """
+    The engine cannot be reached now.
+    """
+
+
+class Relay:
+    """
+    The rows of one engine on their way to it.
+
+    ``deliver`` hands ids over, or raises ``Undeliverable``. A row that still waits ``patience`` seconds later is handed
+    over again, each time after twice the pause. Where nothing can be delivered for that long, the rows go to the table
+    instead, for any consumer.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        engine: str,
+        deliver: Callable[[Sequence[str]], Awaitable[None]],
+        *,
+        delay: float = 0.0,
+        patience: float = 30.0,
+    ) -> None:
+        self._services = services
+        self._engine = engine
+        self._deliver = deliver
+        self._delay = timedelta(seconds=delay)
+        self._patience = patience
+        self._handed: dict[str, tuple[float, float]] = {}
+        self._down_since: float | None = None
+        self.bell = Bell()
+
+    async def run(self) -> None:
+        """
+        Hands over until it is cancelled.
+        """
+        while True:
+            try:
+                due = await self._due()
+                if due:
+                    await self._hand_over(due)
+                pause = await self._pause()
+            except Exception:
+                log.exception("the relay to %s failed; it goes on", self._engine)
+                pause = self._services.settings.poll
+            await self.bell.wait(pause)
+
+    async def _due(self) -> list[str]:
+        rows, now = self._services.rows, self._services.clock.monotonic()
+        until = as_text(self._services.clock.now() - self._delay)
+        async with self._services.database.read() as connection:
+            due = await rows.due(connection, self._engine, until)
+        self._handed = {task_id: self._handed[task_id] for task_id in due if task_id in self._handed}
+        fresh = [task_id for task_id in due if self._handed.get(task_id, (0.0, 0.0))[0] <= now]
+        return fresh[:BATCH]
+
+    async def _pause(self) -> float:
+        poll = self._services.settings.poll
+        async with self._services.database.read() as connection:
+            due = await self._services.rows.next_due(connection, self._engine, as_text(self._services.clock.now()))
+        return poll if due is None else min(poll, max(0.01, self._services.seconds_until(due)))
+
+    async def _hand_over(self, due: list[str]) -> None:
+        now = self._services.clock.monotonic()
+        try:
+            await self._deliver(due)
+        except Undeliverable as error:
+            if self._down_since is None:
+                self._down_since = now
+                log.error("%s cannot be reached, the rows wait: %s", self._engine, error)
+            elif now - self._down_since >= self._patience:
+                async with self._services.database.write() as connection:
+                    await self._services.rows.move_to_table(connection, due)
+                self._services.bell.ring()
+                log.error("%s cannot be reached, %d rows went to the table", self._engine, len(due))
+            return
+        if self._down_since is not None:
+            log.warning("%s can be reached again", self._engine)
+            self._down_since = None
+        for task_id in due:
+            pause = min(LONGEST_PAUSE, 2 * self._handed.get(task_id, (0.0, self._patience / 2))[1])
+            self._handed[task_id] = (now + pause, pause)

@@ -1,0 +1,73 @@
+"""
+Runs rows for whoever has no event loop: a thread of the thread engine, or a worker of Celery, RQ or Dramatiq.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import Self
+
+from modern_fastapi.services import Services
+from modern_fastapi.settings import Settings
+from modern_fastapi.supervision import Supervisor
+from modern_fastapi.tasks.context import Stopped
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """
+    An event loop with services of its own, which runs only while a row does. To be used by one thread; ``stop`` by any.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()
+        self._loop = self._runner.get_loop()
+        self._services = self._runner.run(self._open())
+        return self
+
+    async def _open(self) -> Services:
+        # A worker runs what it is given, and hands nothing on.
+        services = Services(self._settings.model_copy(update={"engine": "table"}))
+        await services.open()
+        return services
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._runner.run(self._services.close())
+        self._runner.close()
+
+    def execute(self, task_id: str) -> None:
+        """
+        Runs one row, if it is due and nobody else has it. Never raises for what the row's function does.
+        """
+        try:
+            self._runner.run(self._execute(task_id))
+        except Exception:
+            log.exception("task %s could not be run", task_id)
+
+    async def _execute(self, task_id: str) -> None:
+        supervisor = Supervisor()
+        supervisor.start("pulse", self._services.pulse())
+        try:
+            await self._services.runner.execute(task_id)
+        finally:
+            await supervisor.stop()
+
+    def stop(self, verdict: type[Stopped]) -> None:
+        """
+        Tells the row that runs here to end at its next checkpoint.
+        """
+
+        def tell() -> None:
+            for task_id in list(self._services.runner.running):
+                self._services.runner.stop(task_id, verdict)
+
+        try:
+            self._loop.call_soon_threadsafe(tell)
+        except RuntimeError:
+            log.debug("the worker has ended already")
