@@ -20,7 +20,7 @@ from bridge.parity.effects import compare_effects
 from bridge.parity.events import compare_events
 from bridge.parity.headers import compare_headers, media_type, normalised
 from bridge.parity.ids import IdMap
-from bridge.parity.observe import Effect, Ending, Observation
+from bridge.parity.observe import Ending, Observation
 from bridge.parity.rules import RULES, Rules
 
 
@@ -66,7 +66,6 @@ def compare(
     rules: Rules = RULES,
     ids: IdMap | None = None,
     stream: bool = False,
-    stored: tuple[tuple[Effect, ...], tuple[Effect, ...]] | None = None,
 ) -> Comparison:
     """
     Compare two answers.
@@ -74,7 +73,6 @@ def compare(
     @param ids: Where two runs made ids of their own, the map that pairs them; it is
         filled on the way.
     @param stream: Compare the first events instead of the whole body.
-    @param stored: What was read from the two runs' own stores.
     """
     found: list[Difference] = []
     if left.status != right.status:
@@ -93,8 +91,6 @@ def compare(
         tier = Tier.EQUIVALENT
     found += body
     found += compare_effects(left.effects, right.effects, rules, ids)
-    if stored is not None:
-        found += compare_effects(*stored, rules, ids)
     counted = tuple(each for each in found if not rules.ignores(each.path))
     return Comparison(counted, Tier.DIFFERENT if counted else tier)
 

@@ -16,6 +16,7 @@ import attrs
 
 from bridge.parity.compare import Comparison, Tier, compare
 from bridge.parity.differences import Difference, Kind
+from bridge.parity.effects import compare_effects
 from bridge.parity.ids import IdMap
 from bridge.parity.observe import Effect, Ending, Observation
 from bridge.parity.rules import RULES, Rules
@@ -84,14 +85,14 @@ def judge(
         side's first.
     """
 
-    def one(left: Observation, right: Observation, effects: bool) -> Comparison:
-        found = stored if effects else None
-        if found is not None and answered_by_modern:
-            found = (found[1], found[0])
-        return compare(left, right, rules, IdMap() if own_ids else None, stream, found)
+    def one(left: Observation, right: Observation) -> Comparison:
+        return compare(left, right, rules, IdMap() if own_ids else None, stream)
 
-    pair = one(other, answer, True) if answered_by_modern else one(answer, other, True)
-    itself = None if replicate is None else one(answer, replicate, False)
+    pair = one(other, answer) if answered_by_modern else one(answer, other)
+    itself = None if replicate is None else one(answer, replicate)
+    if stored is not None and replicate is not None:
+        found = _stored(other, replicate, answered_by_modern, rules, stored)
+        pair = attrs.evolve(pair, differences=pair.differences + found, tier=Tier.DIFFERENT if found else pair.tier)
     noisy = frozenset() if itself is None else frozenset(d.place for d in itself.differences)
     places = frozenset(d.place for d in pair.differences)
     if pair.same:
@@ -115,6 +116,24 @@ def judge(
         discord,
         0 if replicate is None else _slower(other, replicate, answered_by_modern, rules),
     )
+
+
+def _stored(
+    other: Observation,
+    replicate: Observation,
+    answered_by_modern: bool,
+    rules: Rules,
+    stored: tuple[tuple[Effect, ...], tuple[Effect, ...]],
+) -> tuple[Difference, ...]:
+    """
+    Compare what two sandboxes did; their answers show whose ids are whose.
+    """
+    ids = IdMap()
+    (left, lefts), (right, rights) = (replicate, stored[0]), (other, stored[1])
+    if answered_by_modern:
+        left, lefts, right, rights = right, rights, left, lefts
+    compare(left, right, rules, ids)
+    return tuple(compare_effects(lefts, rights, rules, ids))
 
 
 def _slower(other: Observation, replicate: Observation, answered_by_modern: bool, rules: Rules) -> int:

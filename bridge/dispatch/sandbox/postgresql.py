@@ -31,7 +31,11 @@ _TABLES = """
                  AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
            array(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a
                  ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
-                 WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum)
+                 WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum),
+           array(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a
+                 ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+                 WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indisprimary AND i.indpred IS NULL
+                 AND i.indnkeyatts = 1 AND i.indkey[0] > 0 ORDER BY a.attnum)
     FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relname <> %s
     ORDER BY c.relname
 """
@@ -59,6 +63,7 @@ class PostgreSQLCopy:
     template: str
     _seen: int = 0
     _keys: dict[str, list[str]] = attrs.field(factory=dict)
+    _names: dict[str, list[str]] = attrs.field(factory=dict)
 
     def seed(self, like: Copy | None) -> None:
         """
@@ -87,8 +92,8 @@ class PostgreSQLCopy:
     def _fill(self, there: psycopg.Connection[Any], made: psycopg.Connection[Any]) -> None:
         from psycopg import sql
 
-        ours = {name: columns for name, columns, _ in made.execute(_TABLES, (_LOG,))}
-        for name, columns, _ in there.execute(_TABLES, (_LOG,)).fetchall():
+        ours = {name: columns for name, columns, _, _ in made.execute(_TABLES, (_LOG,))}
+        for name, columns, _, _ in there.execute(_TABLES, (_LOG,)).fetchall():
             shared = [column for column in columns if column in ours.get(name, ())]
             if not shared:
                 continue
@@ -115,8 +120,11 @@ class PostgreSQLCopy:
         made.execute(sql.SQL("CREATE TABLE {} (seq bigserial PRIMARY KEY, name text, op text, row jsonb)").format(log))
         made.execute(_FUNCTION)
         self._keys.clear()
-        for name, _, keys in made.execute(_TABLES, (_LOG,)).fetchall():
-            self._keys[name] = list(keys)
+        self._names.clear()
+        for name, _, primary, unique in made.execute(_TABLES, (_LOG,)).fetchall():
+            self._names[name] = [*primary, *unique] if len(primary) == 1 else list(unique)
+            # A number that counts rows says less than the name that others use.
+            self._keys[name] = unique[:1] if unique and "id" in unique[0] else list(primary)
             table = sql.Identifier(name)
             made.execute(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(log, table))
             made.execute(
@@ -151,12 +159,10 @@ class PostgreSQLCopy:
 
         with _connect(self.original) as real:
             real.read_only = True
-            for name, keys in self._keys.items():
-                if len(keys) != 1:
-                    continue
+            for name, column in [(name, c) for name, columns in self._names.items() for c in columns]:
                 found = real.execute(
                     sql.SQL("SELECT {0}::text FROM {1} WHERE {0}::text = ANY (%s)").format(
-                        sql.Identifier(keys[0]), sql.Identifier(name)
+                        sql.Identifier(column), sql.Identifier(name)
                     ),
                     (list(ids),),
                 ).fetchone()

@@ -20,6 +20,12 @@ from bridge.dispatch.sandbox.copies import Copy
 from bridge.parity.observe import Effect
 
 _LOG = "_bgserver_changes"
+# Columns that alone tell a row from the others.
+_UNIQUE = """
+    SELECT max(c.name) FROM pragma_index_list(?) AS i, pragma_index_info(i.name) AS c
+    WHERE i."unique" AND NOT i.partial GROUP BY i.name
+    HAVING count(*) = 1 AND max(c.name) IS NOT NULL ORDER BY i.seq DESC
+"""
 
 
 @attrs.define(eq=False)
@@ -32,6 +38,7 @@ class SQLiteCopy:
     copy: Path
     _seen: int = 0
     _keys: dict[str, list[str]] = attrs.field(factory=dict)
+    _names: dict[str, list[str]] = attrs.field(factory=dict)
 
     def seed(self, like: Copy | None) -> None:
         """
@@ -53,6 +60,7 @@ class SQLiteCopy:
 
     def _watch(self, made: sqlite3.Connection) -> None:
         self._keys.clear()
+        self._names.clear()
         # A virtual table can't have triggers, and its shadow tables are nobody's rows.
         names = [
             name
@@ -61,7 +69,11 @@ class SQLiteCopy:
         ]
         for name in names:
             columns = list(made.execute("SELECT name, pk FROM pragma_table_info(?)", (name,)))
-            self._keys[name] = [c for c, pk in sorted(columns, key=lambda row: row[1]) if pk]
+            primary = [c for c, pk in sorted(columns, key=lambda row: row[1]) if pk]
+            unique = [c for (c,) in made.execute(_UNIQUE, (name,))]
+            self._names[name] = list(dict.fromkeys([*primary, *unique] if len(primary) == 1 else unique))
+            # A number that counts rows says less than the name that others use.
+            self._keys[name] = unique[:1] if unique and "id" in unique[0] else primary
             for op, row in (("insert", "NEW"), ("update", "NEW"), ("delete", "OLD")):
                 fields = ", ".join(f"{_text(c)}, {_value(row, c)}" for c, _ in columns)
                 made.execute(f"DROP TRIGGER IF EXISTS {_quoted(f'_bgserver_{op}_{name}')}")
@@ -94,11 +106,9 @@ class SQLiteCopy:
             return ""
         marks = ",".join("?" * len(ids))
         with closing(_reading(self.original)) as real:
-            for name, keys in self._keys.items():
-                if len(keys) != 1:
-                    continue
+            for name, column in [(name, c) for name, columns in self._names.items() for c in columns]:
                 found = real.execute(
-                    f"SELECT {_quoted(keys[0])} FROM {_quoted(name)} WHERE {_quoted(keys[0])} IN ({marks})", list(ids)
+                    f"SELECT {_quoted(column)} FROM {_quoted(name)} WHERE {_quoted(column)} IN ({marks})", list(ids)
                 ).fetchone()
                 if found is not None:
                     return f"{name}:{found[0]}"
