@@ -24,7 +24,10 @@ SETTINGS = {"JOBS_UPLOAD_LIMIT": "1048576", "JOBS_HEARTBEAT": "0.5"}
         pytest.param(
             target,
             id=target.name,
-            marks=[pytest.mark.servers("postgresql")] if target.store == "postgresql" else [],
+            marks=[
+                *([pytest.mark.servers("postgresql")] if target.store == "postgresql" else []),
+                *([pytest.mark.slow] if target.slow else []),
+            ],
         )
         for target in TARGETS
     ],

@@ -138,6 +138,13 @@ class Target:
     through: str  # alone, owned (twistd -n bgserver) or attached (uvicorn bridge.asgi)
     store: str = "sqlite"  # or postgresql
 
+    @property
+    def slow(self) -> bool:
+        """
+        Whether only the whole suite runs it: the quick one has each application alone, and each under bgserver once.
+        """
+        return self.through == "attached" or self.store == "postgresql"
+
 
 TARGETS = (
     Target("legacy", "legacy", "alone"),
