@@ -30,7 +30,7 @@ from twisted.logger import Logger
 
 from bridge.errors import WrongLoopError
 from bridge.loop.children import Nursery
-from bridge.loop.ledger import Ledger, Share
+from bridge.loop.ledger import LIMITS, Ledger, Share
 from bridge.loop.limiter import install_limiter
 from bridge.loop.listening import ListeningReactor
 from bridge.loop.signals import RestoredSignals
@@ -276,6 +276,8 @@ class BridgeReactor(ListeningReactor, TimedReactor):
         self.usingThreads = True
 
     def _initThreadPool(self) -> None:
+        # A new pool has its size again, whatever the former one was told (trial tells it 0).
+        self.ledger.set_limit(Share.LEGACY, LIMITS[Share.LEGACY])
         pool = self.threadpool = WorkerPool(self.ledger, Share.LEGACY, "twisted.internet.reactor")
         self._threadpoolStartupID = self.callWhenRunning(pool.start)
         self.threadpoolShutdownID = self.addSystemEventTrigger("during", "shutdown", self.stop_threads)
