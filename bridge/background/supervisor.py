@@ -105,6 +105,7 @@ class LoopSupervisor:
     @ivar boot: Who this process is, in leases.
     @ivar patience: Seconds without a renewal after which a holder counts as gone.
     @ivar drain: Seconds that a stopped loop has for its running tick.
+    @ivar level: How loudly starts and stops are said.
     @ivar monotonic: A clock that never steps back, in seconds.
     """
 
@@ -116,6 +117,7 @@ class LoopSupervisor:
     monotonic: Callable[[], float]
     patience: float = 5.0
     drain: float = 4.0
+    level: int = logging.INFO
 
     _mine: Any | None = attrs.field(default=None, init=False)
     _seen: Any | None = attrs.field(default=None, init=False)
@@ -252,7 +254,7 @@ class LoopSupervisor:
         side = self._leased
         self._running = side
         self._started_at = self.monotonic()
-        _log.info("loop %s: %s starts, epoch %d", self.name, side.value, self._mine.epoch)
+        _log.log(self.level, "loop %s: %s starts, epoch %d", self.name, side.value, self._mine.epoch)
         try:
             self.runners[side].start(self._mine.epoch, self._ended)
         except Exception as error:
@@ -298,7 +300,7 @@ class LoopSupervisor:
         if side is None:
             self._forget()
             return
-        _log.info("loop %s: %s stops and drains", self.name, side.value)
+        _log.log(self.level, "loop %s: %s stops and drains", self.name, side.value)
         self._draining = asyncio.get_running_loop().create_task(self._drain(side))
 
     async def _drain(self, side: Side) -> None:

@@ -10,7 +10,8 @@ process, and we the loop) and under uvicorn (which owns both).
 - L{front_app}: the ASGI application that stands for the whole.
 - L{loops}: the background loops that the policy names.
 - L{stages}: where every route stands, as this process sees it.
-- L{evidence}: shadows, judgement and the gate.
+- L{evidence}, L{sandboxes}: shadows, judgement and the gate; second instances for writes.
+- L{reload}, L{logs}: SIGHUP; one log for both stacks.
 - L{control}, L{figures}: what operators may ask and see.
 - L{summary}: what a person is told at the start.
 
@@ -21,10 +22,13 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import cast
 
 from bridge.admin import token_for
 from bridge.compose.evidence import books_of
+from bridge.compose.logs import into_logging, into_twisted
+from bridge.compose.sandboxes import sandboxes
 from bridge.compose.server import Server
 from bridge.compose.stages import Stages
 from bridge.config import Config
@@ -41,7 +45,7 @@ from bridge.web.load import load_legacy, load_modern
 __all__ = ["BUILT", "Server", "compose"]
 
 BUILT = frozenset(
-    {"admin", "loop", "front:uvicorn", "promote:auto"}
+    {"admin", "effects:sandboxed", "loop", "front:uvicorn", "promote:auto"}
     | {f"stage:{stage.value}" for stage in Stage}
     | {f"loop-stage:{stage}" for stage in ("legacy", "live", "modern")}
 )
@@ -73,7 +77,33 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
     if config.modern is not None and not config.force_legacy:
         modern = load_modern(config.modern.app, config.modern.settings or None, config.modern.base)
     stages = Stages(config, Cell(table), snapshot, since, time.time)
-    return Server(config, reactor, stages, legacy, modern, adopter, state, books, owns_loop, token)
+    if owns_loop:
+        into_twisted()
+    else:
+        into_logging()
+    return Server(
+        config,
+        reactor,
+        stages,
+        legacy,
+        modern,
+        adopter,
+        state,
+        books,
+        owns_loop,
+        token,
+        _policy_file(config),
+        BUILT,
+        {} if state is None or config.force_legacy else sandboxes(config, reactor),
+    )
+
+
+def _policy_file(config: Config) -> Path | None:
+    """
+    Where the policy can be read again; the shipped example and options alone can't be.
+    """
+    path = config.base / Path(config.source).name
+    return path if path.is_file() else None
 
 
 def _state(config: Config) -> tuple[StateThread | None, Snapshot, dict[str, float], dict[str, Book]]:

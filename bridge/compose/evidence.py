@@ -29,6 +29,7 @@ from bridge.dispatch.books import Book, book_of, code_identity
 from bridge.dispatch.examiner import Examiner
 from bridge.dispatch.keeper import Keeper
 from bridge.dispatch.ledger import Batch, Key, Ledger, Totals, store_batch
+from bridge.dispatch.sandbox import Sandbox, SandboxFeed
 from bridge.errors import StaleChangeError, StateError
 from bridge.parity import Agreed, Gate, Redactor, Ruling, Tally
 from bridge.routing import Side, Stage
@@ -63,6 +64,10 @@ def books_of(config: Config, store: Store | None, wall: float) -> dict[str, Book
         return book_of(route, codes[0], codes[1], accepted, wall)
 
     return {route.name: book(route) for route in (*config.routes, config.default_route)}
+
+
+def _reread(store: Store, config: Config, wall: float) -> dict[str, Book]:
+    return books_of(config, store, wall)
 
 
 @attrs.frozen
@@ -188,9 +193,11 @@ class Evidence:
     thread: StateThread
     books: dict[str, Book]
     apps: Mapping[Side, App]
+    sandboxes: Mapping[Side, Sandbox] = attrs.field(factory=dict)
     examiner: Examiner = attrs.field(init=False)
     keeper: Keeper = attrs.field(init=False)
     shadows: ShadowQueue = attrs.field(init=False)
+    feed: SandboxFeed | None = attrs.field(default=None, init=False)
     seat: GateSeat = attrs.field(init=False)
     supervisor: LoopSupervisor = attrs.field(init=False)
 
@@ -206,6 +213,9 @@ class Evidence:
             time.time,
         )
         self.shadows = ShadowQueue(self.apps, self.examiner)
+        if self.sandboxes:
+            self.feed = SandboxFeed(self.shadows, self.sandboxes, self.examiner.broke)
+            self.shadows.feed = self.feed
         self.keeper = Keeper(self.stages.table, self.examiner, ThreadSink(self.thread), self.seat, time.time)
         self.supervisor = LoopSupervisor(
             GATE,
@@ -214,7 +224,25 @@ class Evidence:
             ThreadLeases(self.thread),
             boot,
             time.monotonic,
+            level=logging.DEBUG,
         )
+
+    async def reread(self, config: Config) -> None:
+        """
+        Know the routes of a new policy; evidence of changed ones begins anew.
+        """
+        books = await self.thread.call(_reread, config, time.time())
+        self.books.clear()
+        self.books.update(books)
+        self.examiner.gate = Gate(config.gate)
+
+    async def close(self, deadline: float) -> None:
+        """
+        Run no more shadows.
+        """
+        await self.shadows.close(deadline)
+        if self.feed is not None:
+            await self.feed.close()
 
     def rule(self, route: RouteConfig, stage: Stage, tally: Tally) -> Ruling:
         """

@@ -19,8 +19,11 @@ def figures(server: Server) -> list[Metric]:
     """
     What there is to see of one process.
     """
-    shadows = server.shadows
+    shadows, lag = server.shadows, server.stalls.lag()
     found = [
+        _one("bgserver_loop_lag_seconds", "gauge", "How late the loop's timers are, last seen.", lag.last),
+        _one("bgserver_loop_lag_p99_seconds", "gauge", "The same, 99 of 100.", lag.p99),
+        _one("bgserver_loop_stalls_total", "counter", "Callbacks that blocked the loop.", server.stalls.stalls),
         _one("bgserver_requests_total", "counter", "Requests answered.", server.front.state.total_requests),
         _one("bgserver_connections", "gauge", "Connections that are open.", len(server.front.state.connections)),
         _one("bgserver_shadows_waiting", "gauge", "Requests that wait for their shadow.", shadows.waiting),

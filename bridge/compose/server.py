@@ -9,8 +9,9 @@ loops or stages; the rooms do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -26,12 +27,15 @@ from bridge.compose.evidence import Evidence
 from bridge.compose.figures import figures
 from bridge.compose.front_app import Composed
 from bridge.compose.loops import supervised
+from bridge.compose.reload import Reloader
 from bridge.compose.stages import Stages
 from bridge.compose.summary import summary
 from bridge.config import Config
 from bridge.dispatch import Dispatcher, Dropped, ShadowQueue, Trial
 from bridge.dispatch.books import Book
-from bridge.loop import BridgeReactor, Life, Starting, Stopping, as_awaitable
+from bridge.dispatch.sandbox import Sandbox
+from bridge.loop import BridgeReactor, Life, StallWatch, Starting, Stopping, as_awaitable
+from bridge.loop.stalls import PACKAGES
 from bridge.routing import Decision, Side
 from bridge.state.thread import StateThread
 from bridge.web.adopt import Adopted, Adopter
@@ -47,6 +51,17 @@ Where an application that listens nowhere by itself is served, if nothing else i
 """
 
 _log = Logger()
+
+
+def _packages(config: Config) -> dict[str, str]:
+    """
+    Whose code a package is, as far as the policy tells.
+    """
+    found = dict(PACKAGES)
+    for side, app in ((Side.LEGACY, config.legacy), (Side.MODERN, config.modern)):
+        if app is not None and ":" in app.app and not app.app.startswith("plugin:"):
+            found[app.app.partition(":")[0].partition(".")[0]] = side.value
+    return found
 
 
 class _Nobody:
@@ -81,6 +96,9 @@ class Server:
     books: dict[str, Book]
     owns_loop: bool
     admin_token: str | None = None
+    policy: Path | None = None
+    built: frozenset[str] = frozenset()
+    sandboxes: Mapping[Side, Sandbox] = attrs.field(factory=dict)
     loops: tuple[LoopSupervisor, ...] = attrs.field(default=(), init=False)
     life: Life = attrs.field(init=False)
     front: Front = attrs.field(init=False)
@@ -92,6 +110,8 @@ class Server:
     lifespan: Lifespan | None = attrs.field(init=False)
     app_state: dict[str, Any] = attrs.field(factory=dict, init=False)
     site: Site | None = attrs.field(default=None, init=False)
+    stalls: StallWatch = attrs.field(init=False)
+    reloader: Reloader | None = attrs.field(default=None, init=False)
     started: bool = attrs.field(default=False, init=False)
     _resource_app: ResourceApp | None = attrs.field(default=None, init=False)
     _running: list[asyncio.Task[None]] = attrs.field(factory=list, init=False)
@@ -105,10 +125,11 @@ class Server:
         sides: dict[Side, Any] = {Side.LEGACY: self._legacy_app, Side.MODERN: self.modern or self._legacy_app}
         self.shadows = ShadowQueue({}, _Nobody())
         if self.state is not None:
-            self.evidence = Evidence(self.stages, self.state, self.books, sides)
+            self.evidence = Evidence(self.stages, self.state, self.books, sides, self.sandboxes)
             self.shadows = self.evidence.shadows
         self.dispatcher = Dispatcher(self.stages.table, sides, self.shadows)
         self.composed = Composed(self)
+        self.stalls = StallWatch(self.reactor.loop, packages=_packages(self.config))
         self.lifespan = Lifespan(self.modern, "the modern application") if self.modern is not None else None
         service = self.legacy.service if self.legacy is not None else None
         self.loops = supervised(
@@ -173,6 +194,7 @@ class Server:
         life.on_start(Starting.LIFESPAN, "modern", self._start_modern)
         life.on_start(Starting.LOOPS, "loops", self._start_loops)
         life.on_start(Starting.ACCEPT, "listeners", self._accept)
+        life.on_start(Starting.READY, "watch", self._watch)
         life.on_start(Starting.READY, "ready", self._ready)
         life.on_stop(Stopping.ACCEPT, "listeners", self._stop_accepting)
         life.on_stop(Stopping.DRAIN, "loops", self._drain_loops)
@@ -182,6 +204,7 @@ class Server:
         life.on_stop(Stopping.SERVICES, "legacy", self._stop_legacy)
         life.on_stop(Stopping.TASKS, "listeners", self.front.close)
         life.on_stop(Stopping.TASKS, "admin", self.admin.close)
+        life.on_stop(Stopping.POOLS, "watch", self._unwatch)
         life.on_stop(Stopping.POOLS, "state", self._close_state)
 
     def run_with_reactor(self) -> None:
@@ -253,6 +276,8 @@ class Server:
             self._running.append(asyncio.get_running_loop().create_task(loop.run(), name=f"loop {loop.name}"))
         if self.evidence is not None:
             self.life.spawn(self.evidence.keeper.run(), "evidence")
+            if self.evidence.feed is not None:
+                self.evidence.feed.start()
 
     def _supervised(self) -> tuple[LoopSupervisor, ...]:
         return self.loops if self.evidence is None else (*self.loops, self.evidence.supervisor)
@@ -278,7 +303,23 @@ class Server:
         await self.front.drain(self.life.deadline - self.reactor.loop.time())
 
     async def _drain_shadows(self) -> None:
-        await self.shadows.close()
+        if self.evidence is not None:
+            await self.evidence.close(self.life.deadline - self.reactor.loop.time())
+
+    async def _watch(self) -> None:
+        self.stalls.start()
+        if self.policy is not None:
+            self.reloader = Reloader(self.policy, self.built, self.stages, self._reread)
+            self.reloader.install()
+
+    async def _unwatch(self) -> None:
+        self.stalls.stop()
+        if self.reloader is not None:
+            self.reloader.uninstall()
+
+    async def _reread(self, config: Config) -> None:
+        if self.evidence is not None:
+            await self.evidence.reread(config)
 
     async def _ready(self) -> None:
         for line in summary(self):
