@@ -110,6 +110,7 @@ class Channel(HTTPChannel):
                 name = encode(name)
             except InvalidHeaderName:
                 return self._refuse()
+            value = value.rstrip(b" \t")
             count += 1
             size += len(name) + len(value) + 2
             if name == b"Content-Length":
@@ -123,9 +124,9 @@ class Channel(HTTPChannel):
                 elif coding != b"identity":
                     return self._refuse()
             if name in raw:
-                raw[name].append(value.rstrip(b" \t"))
+                raw[name].append(value)
             else:
-                raw[name] = [value.rstrip(b" \t")]
+                raw[name] = [value]
         if count > self.maxHeaders or size > self.totalHeadersSize or not version:
             return self._too_much(headers, uri)
         self.length = length

@@ -194,6 +194,10 @@ class VirtualChannel(Channel):
         self.finished = True
         transport.loseConnection()
 
+    def _too_much(self, headers: Iterable[tuple[bytes, bytes]], uri: bytes) -> bool:
+        # ASGI can't hang up without a word.
+        return self._refuse()
+
     def _send100Continue(self) -> None:
         """
         The server says it, when the body is asked for.

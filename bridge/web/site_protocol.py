@@ -331,6 +331,8 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
                 self._open(cycle)
         else:
             self._cross()
+        # Trailers come the same way, and are nobody's headers.
+        self.headers = []
 
     def _hot(self, road: Road, method: bytes) -> bool:
         if self.limit_concurrency is not None and (
