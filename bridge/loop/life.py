@@ -144,6 +144,7 @@ class Life:
     _tasks: set[Task[Any]] = attrs.field(factory=set, init=False)
     _began: float = attrs.field(default=0.0, init=False)
     _start_task: Task[None] | None = attrs.field(default=None, init=False)
+    _failed_task: Task[None] | None = attrs.field(default=None, init=False)
     _stop_task: Task[None] | None = attrs.field(default=None, init=False)
     _forced: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
@@ -239,6 +240,8 @@ class Life:
             await step()
         except Exception as exc:
             self._note(phase, name, How.FAILED)
+            # The stop must neither wait for this task nor cancel it: it is the one to tell.
+            self._failed_task, self._start_task = self._start_task, None
             await self.stop()
             raise StartError(phase.value, name, exc) from exc
         self._note(phase, name, How.DONE)
@@ -299,7 +302,7 @@ class Life:
     async def _end_tasks(self) -> None:
         # On a loop of our own, every task; on somebody else's, only what was started through this life.
         tasks = self._reactor.stray_tasks() if self._reactor.owned else set(self._tasks)
-        tasks -= {asyncio.current_task(), self._stop_task}
+        tasks -= {asyncio.current_task(), self._stop_task, self._failed_task}
         stubborn = await end_tasks(tasks, self._left(Stopping.TASKS)) if tasks else set()
         self._note(Stopping.TASKS, "tasks", How.LEFT if stubborn else How.DONE)
 
