@@ -76,7 +76,7 @@ def test_a_newer_schema_is_refused(database):
     """
     database.writeNow(lambda c: c.execute("UPDATE schema_version SET version = 9999"))
 
-    with pytest.raises(DatabaseError, match="has schema 9999 and this program knows [0-9]+; run the newer program"):
+    with pytest.raises(DatabaseError, match=r"has schema 9999 and this program knows [0-9]+; run the newer program"):
         database.migrate()
 
 

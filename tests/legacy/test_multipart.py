@@ -4,6 +4,8 @@ The multipart parser: the same parts however the bytes are cut, and no more memo
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,15 +30,15 @@ class Parts:
 
 
 def body(*parts: tuple[str, bytes]) -> bytes:
-    lines = [b"--B\r\nContent-Disposition: form-data; " + d.encode() + b"\r\n\r\n" + data + b"\r\n" for d, data in parts]
-    return b"".join(lines) + b"--B--\r\n"
+    head = b"--B\r\nContent-Disposition: form-data; "
+    return b"".join(head + d.encode() + b"\r\n\r\n" + data + b"\r\n" for d, data in parts) + b"--B--\r\n"
 
 
 def parse(data: bytes, cuts: list[int] = ()) -> list[list[object]]:
     parts = Parts()
     parser = MultipartParser(b"B", parts)
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         parser.feed(data[start:end])
     parser.close()
     return parts.parts

@@ -83,7 +83,7 @@ def test_successors_follow_at_once(jobs, worker, pool, does):
     object.__setattr__(jobs.settings, "poll", 3600.0)
     done = []
     last = threading.Event()
-    does(lambda attempt: done.append(attempt.id) or len(done) == 3 and last.set())
+    does(lambda attempt: done.append(attempt.id) or (len(done) == 3 and last.set()))
     first = insert(jobs)
     second = insert(jobs, after=first)
     third = insert(jobs, after=second)
