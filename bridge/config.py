@@ -176,6 +176,15 @@ class LoopConfig:
     drain: float = 10.0
 
 
+@attrs.define
+class _LastTable:
+    """
+    The last table that was made, and the stages that it was made from.
+    """
+
+    value: tuple[Mapping[str, tuple[Stage, float]], RouteTable] | None = None
+
+
 @attrs.frozen
 class Config:
     """
@@ -206,28 +215,48 @@ class Config:
     default_route: RouteConfig = RouteConfig()
     routes: tuple[RouteConfig, ...] = ()
     loops: tuple[LoopConfig, ...] = ()
+    _by_name: Mapping[str, RouteConfig] = attrs.field(init=False, repr=False, eq=False)
+    _last: _LastTable = attrs.field(factory=lambda: _LastTable(), init=False, repr=False, eq=False)
+
+    @_by_name.default
+    def _names(self) -> Mapping[str, RouteConfig]:
+        return {route.name: route for route in (*self.routes, self.default_route)}
 
     def table(self, stages: Mapping[str, tuple[Stage, float]], version: int = 0) -> RouteTable:
         """
         The routes at the stages of the state; those that it doesn't name start
         where the policy says, and those that the policy doesn't name are left out.
+
+        What only moved since the last call costs no more than what moved.
         """
+        last = self._last.value
+        if self.modern is None:
+            stages = {}
+        if last is None:
+            table = RouteTable.build(
+                [self._at(route, stages) for route in self.routes],
+                self._at(self.default_route, stages),
+                version,
+                self.force_legacy,
+            )
+        else:
+            before, known = last
+            names = [name for name in {*before, *stages} if before.get(name) != stages.get(name)]
+            moved = [self._at(route, stages) for name in names if (route := self.route(name)) is not None]
+            table = known.moved(moved, version)
+        self._last.value = (dict(stages), table)
+        return table
 
-        def at(route: RouteConfig) -> Route:
-            if self.modern is None:
-                return route.route(Stage.LEGACY)
-            return route.route(*stages.get(route.name, (None, None)))
-
-        return RouteTable.build(map(at, self.routes), at(self.default_route), version, self.force_legacy)
+    def _at(self, route: RouteConfig, stages: Mapping[str, tuple[Stage, float]]) -> Route:
+        if self.modern is None:
+            return route.route(Stage.LEGACY)
+        return route.route(*stages.get(route.name, (None, None)))
 
     def route(self, name: str) -> RouteConfig | None:
         """
         What the policy says of a route, by its normalised name.
         """
-        for route in (*self.routes, self.default_route):
-            if route.name == name:
-                return route
-        return None
+        return self._by_name.get(name)
 
     def merged(
         self,

@@ -348,3 +348,20 @@ def test_an_endpoint_may_name_its_port_by_keyword() -> None:
     Twisted's endpoint strings allow keywords; their whole grammar stays Twisted's.
     """
     assert parse_config("listen = ['tcp:port=8000', 'tcp:interface=::1']", "f.toml", BASE).listen
+
+
+def test_a_move_costs_no_more_than_what_moved() -> None:
+    """
+    The second table of a policy keeps every route that stands where it stood, and the first one stays as it was.
+    """
+    config = parse_config(APPS + "[[route]]\nmatch = 'GET /a'\n[[route]]\nmatch = 'GET /b'", "f.toml", BASE)
+    first = config.table({})
+
+    second = config.table(
+        {"GET /a": (Stage.LIVE, 0.0), "default": (Stage.MODERN, 0.0), "GET /gone": (Stage.LIVE, 0.0)}, 1
+    )
+    third = config.table({}, 2)
+
+    assert (second.route("GET /a").stage, second.default.stage, second.version) == (Stage.LIVE, Stage.MODERN, 1)
+    assert second.route("GET /b") is first.route("GET /b")
+    assert [t.route("GET /a").stage for t in (first, third)] == [Stage.LEGACY, Stage.LEGACY]

@@ -62,7 +62,7 @@ def split(raw_path: bytes) -> list[bytes]:
     segments = raw_path.split(b"/")
     del segments[0]
     if b"%" in raw_path:
-        return [unquote_to_bytes(segment) for segment in segments]
+        return [unquote_to_bytes(segment) if b"%" in segment else segment for segment in segments]
     return segments
 
 
@@ -203,11 +203,10 @@ def _segments(text: str, path: str) -> tuple[Segment, ...]:
 def _path(segments: tuple[Segment, ...]) -> str:
     parts = []
     for segment in segments:
-        match segment:
-            case Literal(value):
-                parts.append(quote_from_bytes(value, safe=_SAFE))
-            case Parameter(name):
-                parts.append(f"{{{name}}}")
-            case Rest(name):
-                parts.append(f"{{{name}:path}}")
+        if isinstance(segment, Literal):
+            parts.append(quote_from_bytes(segment.value, safe=_SAFE))
+        elif isinstance(segment, Parameter):
+            parts.append(f"{{{segment.name}}}")
+        else:
+            parts.append(f"{{{segment.name}:path}}")
     return "/" + "/".join(parts)

@@ -6,6 +6,10 @@ parameters.  Where several match, the one whose leftmost difference is the more
 exact wins: a literal before a parameter, a parameter before the rest.  Two that
 would tie are refused when the table is built.
 
+The dicts say which place a route has, and know nothing of stages: tables that differ
+in stages alone share them (L{RouteTable.moved}), so that a change of stage costs
+microseconds, however many routes there are.
+
 Refuses: to change.  A table is made whole and swapped whole (L{Cell}); a request
 keeps the decision that it began with.
 """
@@ -39,8 +43,8 @@ class _Shape:
     """
 
     key: Callable[[Sequence[bytes]], Any]
-    places: tuple[int, ...]
-    fates: dict[Any, Fate]
+    parameters: tuple[int, ...]
+    routes: dict[Any, int]
 
 
 def _kinds(pattern: Pattern) -> tuple[int, ...]:
@@ -51,14 +55,13 @@ def _kinds(pattern: Pattern) -> tuple[int, ...]:
 def _shape(kinds: tuple[int, ...]) -> _Shape:
     literals = [place for place, kind in enumerate(kinds) if kind == 0]
     key = operator.itemgetter(*literals) if literals else _nothing
-    places = tuple(place for place, kind in enumerate(kinds) if kind == 1)
-    return _Shape(key, places, {})
+    return _Shape(key, tuple(place for place, kind in enumerate(kinds) if kind == 1), {})
 
 
 @attrs.frozen
 class _Index:
     """
-    What one method can reach.
+    What one method can reach; routes are numbers.
 
     @ivar plain: Whole raw paths that name a pattern of literals exactly: such a
         path has no escapes, so it needs no splitting.
@@ -67,43 +70,42 @@ class _Index:
     @ivar beyond: The same for more segments than any pattern has.
     """
 
-    plain: dict[bytes, Fate]
+    plain: dict[bytes, int]
     shapes: tuple[tuple[_Shape, ...], ...]
     beyond: tuple[_Shape, ...]
 
-    def find(self, segments: Sequence[bytes]) -> Fate | None:
+    def find(self, segments: Sequence[bytes]) -> int | None:
         count = len(segments)
         shapes = self.shapes[count] if count < len(self.shapes) else self.beyond
         empty = b"" in segments
         for shape in shapes:
-            found = shape.fates.get(shape.key(segments))
+            found = shape.routes.get(shape.key(segments))
             if found is None:
                 continue
-            if empty and not all(segments[place] for place in shape.places):
+            if empty and not all(segments[place] for place in shape.parameters):
                 continue
             return found
         return None
 
 
-def _index(method: bytes, routes: Iterable[tuple[Route, Fate]]) -> _Index:
-    plain: dict[bytes, Fate] = {}
+def _index(method: bytes, numbers: Iterable[int], patterns: Sequence[Pattern]) -> _Index:
+    plain: dict[bytes, int] = {}
     made: dict[tuple[int, ...], _Shape] = {}
-    for route, fated in routes:
-        pattern = route.pattern
-        assert pattern is not None
+    for number in numbers:
+        pattern = patterns[number]
         kinds = _kinds(pattern)
         if kinds not in made:
             made[kinds] = _shape(kinds)
         shape = made[kinds]
         key = shape.key([s.value if isinstance(s, Literal) else b"" for s in pattern.segments])
-        if key in shape.fates:
-            other = shape.fates[key].route.name
-            raise RouteConflictError(other, route.name, method.decode("ascii"))
-        shape.fates[key] = fated
+        if key in shape.routes:
+            other = patterns[shape.routes[key]]
+            raise RouteConflictError(other.text, pattern.text, method.decode("ascii"))
+        shape.routes[key] = number
         if not any(kinds):
             values = [s.value for s in pattern.segments if isinstance(s, Literal)]
             if not any(b"/" in value or b"%" in value for value in values):
-                plain[b"/" + b"/".join(values)] = fated
+                plain[b"/" + b"/".join(values)] = number
     longest = max((len(kinds) for kinds in made), default=0)
     ordered = sorted(made)
 
@@ -129,9 +131,10 @@ class RouteTable:
     default: Route
     force_legacy: bool
     _indexes: Mapping[bytes, _Index] = attrs.field(repr=False)
+    _fates: tuple[Fate, ...] = attrs.field(repr=False)
     _reads: Fate = attrs.field(repr=False)
     _writes: Fate = attrs.field(repr=False)
-    _names: Mapping[str, Route] = attrs.field(repr=False)
+    _numbers: Mapping[str, int] = attrs.field(repr=False)
 
     @classmethod
     def build(
@@ -151,29 +154,47 @@ class RouteTable:
         kept = tuple(routes)
         if default is None:
             default = Route(None)
-        by_method: dict[bytes, list[tuple[Route, Fate]]] = {}
-        for route in kept:
+        by_method: dict[bytes, list[int]] = {}
+        patterns: list[Pattern] = []
+        for number, route in enumerate(kept):
             if route.pattern is None:
                 raise ValueError("the default route is the `default` argument, not one of the routes")
-            fated = fate(route, force_legacy)
+            patterns.append(route.pattern)
             for method in route.pattern.methods:
-                by_method.setdefault(method, []).append((route, fated))
+                by_method.setdefault(method, []).append(number)
                 if method == b"GET":
-                    by_method.setdefault(b"HEAD", []).append((route, fated))
-        indexes = {method: _index(method, found) for method, found in by_method.items()}
-        names = {route.name: route for route in kept}
-        names[default.name] = default
-        reads = attrs.evolve(default, effects=Effects.NONE)
-        writes = attrs.evolve(default, effects=Effects.EXTERNAL)
+                    by_method.setdefault(b"HEAD", []).append(number)
         return cls(
             version,
             kept,
             default,
             force_legacy,
-            indexes,
-            fate(reads, force_legacy),
-            fate(writes, force_legacy),
-            names,
+            {method: _index(method, numbers, patterns) for method, numbers in by_method.items()},
+            tuple(fate(route, force_legacy) for route in kept),
+            *_default_fates(default, force_legacy),
+            {route.name: number for number, route in enumerate(kept)},
+        )
+
+    def moved(self, routes: Iterable[Route], version: int) -> RouteTable:
+        """
+        This table with these routes, which it has already, standing elsewhere; the
+        one without a pattern is the default.
+
+        @raise UnknownRouteError: If it doesn't have one of them.
+        """
+        kept, fates, default = list(self.routes), list(self._fates), self.default
+        reads, writes = self._reads, self._writes
+        for route in routes:
+            if route.pattern is None:
+                default = route
+                reads, writes = _default_fates(route, self.force_legacy)
+                continue
+            number = self._numbers.get(route.name)
+            if number is None:
+                raise UnknownRouteError(route.name)
+            kept[number], fates[number] = route, fate(route, self.force_legacy)
+        return attrs.evolve(
+            self, version=version, routes=tuple(kept), fates=tuple(fates), default=default, reads=reads, writes=writes
         )
 
     def decide(self, method: bytes, raw_path: bytes, asks: Asks) -> Decision:
@@ -183,14 +204,16 @@ class RouteTable:
         @param raw_path: As it came, without the query string.
         """
         index = self._indexes.get(method)
-        found: Fate | None = None
+        number: int | None = None
         segments: Sequence[bytes] = ()
         if index is not None:
-            found = index.plain.get(raw_path)
-            if found is None and raw_path[:1] == b"/":
+            number = index.plain.get(raw_path)
+            if number is None and raw_path[:1] == b"/":
                 segments = split(raw_path)
-                found = index.find(segments)
-        if found is None:
+                number = index.find(segments)
+        if number is not None:
+            found = self._fates[number]
+        else:
             found = self._reads if method in (b"GET", b"HEAD") else self._writes
         if found.fixed is not None:
             return found.fixed
@@ -202,7 +225,18 @@ class RouteTable:
 
         @raise UnknownRouteError: If there is none.
         """
-        return self._names[resolve(name, self._names)]
+        found = resolve(name, [*self._numbers, self.default.name])
+        number = self._numbers.get(found)
+        return self.default if number is None else self.routes[number]
+
+
+def _default_fates(default: Route, force_legacy: bool) -> tuple[Fate, Fate]:
+    """
+    For reads, and for what nobody declared.
+    """
+    reads = attrs.evolve(default, effects=Effects.NONE)
+    writes = attrs.evolve(default, effects=Effects.EXTERNAL)
+    return fate(reads, force_legacy), fate(writes, force_legacy)
 
 
 def resolve(name: str, names: Iterable[str]) -> str:

@@ -93,3 +93,11 @@ def test_the_definition_refuses_what_is_another_path(raw_path: bytes) -> None:
     The plain definition, which the table is held against.
     """
     assert not Pattern.parse("GET /u/{user}/f/{rest:path}").matches(b"GET", raw_path)
+
+
+def test_a_name_that_only_stands_in_a_literal_is_no_parameter() -> None:
+    """
+    place() looks at parameters alone.
+    """
+    with pytest.raises(KeyError):
+        Pattern.parse("GET /user/{id}").place("user")

@@ -303,3 +303,42 @@ def test_a_rest_can_be_the_subject() -> None:
     {rest:path} is one subject, slashes included.
     """
     assert Pattern.parse("GET /f/{rest:path}").value(b"/f/a%2Fb/c", "rest") == b"a/b/c"
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(Stage)), max_size=6))
+def test_a_moved_table_is_the_table_that_would_be_built(moves: list[tuple[int, Stage]]) -> None:
+    """
+    Sharing the dicts changes no decision, and the table that a request holds stays as it was.
+    """
+    texts = ["GET /a", "GET /a/{x}", "POST /a", "GET /f/{rest:path}", None]
+    requests = [
+        (b"GET", b"/a"),
+        (b"GET", b"/a/1"),
+        (b"POST", b"/a"),
+        (b"GET", b"/f/1/2"),
+        (b"PUT", b"/"),
+        (b"GET", b"/"),
+    ]
+    first = table = RouteTable.build([Route(text) for text in texts[:4]])
+    standing = dict.fromkeys(texts, Stage.LEGACY)
+
+    for version, (place, stage) in enumerate(moves, 1):
+        standing[texts[place]] = stage
+        table = table.moved([Route(texts[place], stage=stage, weight=50)], version)
+        built = RouteTable.build(
+            [Route(text, stage=standing[text], weight=50) for text in texts[:4]], Route(None, stage=standing[None])
+        )
+        assert table.version == version
+        for method, path in requests:
+            one, two = (t.decide(method, path, Asked(b"me")) for t in (table, built))
+            assert (one.answers, one.shadows, one.because) == (two.answers, two.shadows, two.because)
+
+    assert all(first.decide(*request, Asked()).answers is Side.LEGACY for request in requests)
+
+
+def test_only_what_is_there_can_be_moved() -> None:
+    """
+    A new route is a new table.
+    """
+    with pytest.raises(UnknownRouteError):
+        RouteTable.build([Route("GET /a")]).moved([Route("GET /b")], 1)
