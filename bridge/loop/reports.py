@@ -34,6 +34,7 @@ from zope.interface import implementer
 
 from bridge.loop.context import About, about, facts_of
 from bridge.loop.failures import exception_of, failure_of
+from bridge.loop.frames import facts_in_traceback
 
 _log = Logger(namespace="bgserver")
 _logging = logging.getLogger("bgserver")
@@ -98,9 +99,9 @@ class Reports:
     def _on_loop(self, loop: AbstractEventLoop, found: dict[str, Any]) -> None:
         exception = found.get("exception")
         message = str(found.get("message") or "Unhandled error in the event loop")
-        task = found.get("task") or found.get("future")
-        if task is not None and "task" in found:
-            message = f"{message} ({task.get_name()})"
+        get_name = getattr(found.get("task") or found.get("future"), "get_name", None)
+        if get_name is not None:
+            message = f"{message} ({get_name()})"
         failure = failure_of(exception) if isinstance(exception, BaseException) else None
         self._write(message, failure, self._facts_of(found))
 
@@ -108,7 +109,11 @@ class Reports:
         # A task knows its context from 3.12 on; a handle of asyncio's always does.
         get_context = getattr(found.get("task") or found.get("future"), "get_context", None)
         context = get_context() if get_context is not None else getattr(found.get("handle"), "_context", None)
-        return facts_of(context) if isinstance(context, Context) else self._facts()
+        if isinstance(context, Context):
+            return facts_of(context)
+        exception = found.get("exception")
+        traceback = exception.__traceback__ if isinstance(exception, BaseException) else None
+        return facts_in_traceback(traceback) or self._facts()
 
     # -- what goes out ---------------------------------------------------------------------
 

@@ -16,15 +16,15 @@ import threading
 import time
 import traceback
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from types import FrameType
-from typing import Any
 
 import attrs
 from twisted.logger import Logger
 
-from bridge.loop.context import About, facts_of, run_as
+from bridge.loop.context import About, facts_of
+from bridge.loop.frames import facts_in, outwards
 
 _log = Logger()
 
@@ -168,7 +168,7 @@ class StallWatch:
     def _stall(self, frame: FrameType, seconds: float) -> Stall:
         stack = "".join(traceback.format_stack(frame))
         about = self._about(frame)
-        side = next((side for side in map(self._side_of, _outwards(frame)) if side), about.side)
+        side = next((side for side in map(self._side_of, outwards(frame)) if side), about.side)
         return Stall(seconds, about, side, stack)
 
     def _side_of(self, frame: FrameType) -> str | None:
@@ -180,39 +180,12 @@ class StallWatch:
         return None
 
     def _about(self, frame: FrameType) -> About:
-        for each in _outwards(frame):
+        for each in outwards(frame):
             found = self._describe(each) if self._describe is not None else None
-            found = found or _facts_in(each)
+            found = found or facts_in(each)
             if found is not None:
                 return found
         task = asyncio.current_task(self._loop)
         # 3.12 and later; on 3.11 the frames have to do.
         get_context: Callable[[], Context] | None = getattr(task, "get_context", None)
         return facts_of(get_context()) if get_context is not None else About()
-
-
-def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _facts_in(frame: FrameType) -> About | None:
-    # A context can't be read from another thread, but the frames that entered one can.
-    values: dict[str, Any] = frame.f_locals
-    if frame.f_code is run_as.__code__:
-        facts = values.get("facts")
-        return facts if isinstance(facts, About) else None
-    if isinstance(values.get("self"), asyncio.Handle):
-        return _unless_nobody(getattr(values["self"], "_context", None))
-    if "context" in values and frame.f_code.co_name == "runUntilCurrent":
-        return _unless_nobody(values["context"])
-    scope = values.get("scope")
-    if isinstance(scope, dict) and scope.get("type") in ("http", "websocket"):
-        return About(route=f"{scope.get('method', 'WEBSOCKET')} {scope.get('path', '?')}", side="modern")
-    return None
-
-
-def _unless_nobody(context: Any) -> About | None:
-    facts = facts_of(context) if isinstance(context, Context) else About()
-    return facts if facts != About() else None

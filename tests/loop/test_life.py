@@ -410,8 +410,8 @@ def test_daemonized_twistd_works(tmp_path):
 
 def test_a_hung_handler_holds_no_exit(tmp_path):
     """
-    A synchronous handler that never returns is named, and twistd exits with 0 all the same. (Without the immediate exit,
-    Python joins anyio's thread for ever.)
+    A synchronous handler that never returns is named, and twistd exits with 0 all the same. (Without the immediate
+    exit, Python joins anyio's thread for ever.)
     """
     up = (
         "import anyio.to_thread, threading; life.spawn(anyio.to_thread.run_sync(threading.Event().wait), 'hung'); "
