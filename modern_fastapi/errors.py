@@ -83,12 +83,14 @@ def problems(*codes: Code, body: bool = False) -> dict[int | str, dict[str, Any]
     The ``responses`` of a route that may refuse with these codes, or with those of a JSON ``body``; any route may
     answer 500 and 503.
     """
+    # Spelled out, because FastAPI would file a model under the media type of the route's own answer.
+    content = {"application/json": {"schema": Problem.model_json_schema()}}
     found: dict[int | str, dict[str, Any]] = {}
     possible: tuple[Code, ...] = (*(BODY_CODES if body else ()), *codes, "internal", "draining")
     for status in sorted({STATUSES[code] for code in possible}):
         named = [code for code in possible if STATUSES[code] == status]
-        found[status] = {"model": Problem, "description": f"{HTTPStatus(status).phrase}: {', '.join(named)}"}
-    found["default"] = {"model": Problem, "description": "Any other error"}
+        found[status] = {"description": f"{HTTPStatus(status).phrase}: {', '.join(named)}", "content": content}
+    found["default"] = {"description": "Any other error", "content": content}
     return found
 
 
