@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
+import anyio.to_thread
 import attrs
 
 from bridge.dispatch.asgi import App, Scope
@@ -126,6 +127,7 @@ class ShadowQueue:
     _waiting: collections.deque[_Job] = attrs.field(factory=collections.deque)
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
     _closed: bool = False
+    _lent: int = 0
 
     def recording(self, decision: Decision, at: float) -> Recording:
         """
@@ -205,7 +207,18 @@ class ShadowQueue:
         except Exception:
             log.exception("an observation was lost: judging it failed")
 
+    def _lend(self) -> None:
+        """
+        Give synchronous handlers as many threads more as there are shadows: a hung
+        one must not take a client's.
+        """
+        if not self._lent:
+            self._lent = self.limits.running
+            anyio.to_thread.current_default_thread_limiter().total_tokens += self._lent
+
     def _fill(self) -> None:
+        if self._waiting:
+            self._lend()
         while self._waiting and self.busy < self.limits.running:
             job = self._waiting.popleft()
             self.busy += 1
@@ -316,6 +329,9 @@ class ShadowQueue:
         Take no more, drop what waits, and end what runs, within C{deadline} seconds.
         """
         self._closed = True
+        if self._lent:
+            anyio.to_thread.current_default_thread_limiter().total_tokens -= self._lent
+            self._lent = 0
         while self._waiting:
             job = self._waiting.popleft()
             self.held -= job.weight

@@ -40,9 +40,19 @@ class Bench:
     trials: list[Trial] = attrs.field(factory=list)
     drops: list[tuple[str, Dropped]] = attrs.field(factory=list)
     answers: list[tuple[str, int]] = attrs.field(factory=list)
+    heard: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     def judge(self, trial: Trial) -> None:
         self.trials.append(trial)
+        self.heard.set()
+
+    async def hear(self, count: int = 1) -> None:
+        """
+        Wait until that many trials were judged.
+        """
+        while len(self.trials) < count:
+            self.heard.clear()
+            await self.heard.wait()
 
     def dropped(self, decision: Decision, why: Dropped) -> None:
         self.drops.append((decision.route.name, why))
