@@ -85,6 +85,13 @@ def create_api(control: Control, metrics: Callable[[], Iterable[Metric]] = tuple
 def _looking(control: Control, metrics: Callable[[], Iterable[Metric]]) -> APIRouter:
     router = APIRouter(tags=["look"])
 
+    @router.get("/api/alive", response_model=m.Alive)
+    async def alive() -> Any:
+        """
+        That this is a bgserver and its loop turns; no database is asked.
+        """
+        return {"alive": True}
+
     @router.get("/api/status", response_model=m.Status)
     async def status() -> Any:
         """

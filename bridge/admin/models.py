@@ -21,6 +21,14 @@ class Open(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Alive(BaseModel):
+    """
+    An answer.
+    """
+
+    alive: bool
+
+
 class RouteRow(Open):
     """
     Where one route stands.

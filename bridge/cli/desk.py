@@ -55,6 +55,7 @@ class ServerUnreachableError(BridgeError):
         super().__init__(
             f"No bgserver answers at {url}: {cause}. Start it, or leave --admin out to work on the state database."
         )
+        self.cause = cause
 
 
 class Answers(Protocol):
@@ -129,6 +130,14 @@ class RemoteDesk:
     url: str
     token: str | None = None
     timeout: float = 15.0
+
+    def alive(self) -> None:
+        """
+        Whether a server answers at all; it asks no database for that.
+
+        @raise ServerUnreachableError: If none does.
+        """
+        self._get("/api/alive")
 
     def status(self) -> dict[str, Any]:
         return self._get("/api/status")
@@ -258,9 +267,9 @@ def choose(config: Config, admin: str | None, state: str | None, say: Callable[[
         if config.admin != "off":
             remote = RemoteDesk(admin_url(config.admin), token)
             try:
-                remote.status()
-            except ServerUnreachableError:
-                why = f"no bgserver answers at {remote.url}"
+                remote.alive()
+            except ServerUnreachableError as error:
+                why = f"no bgserver answers at {remote.url} ({error.cause})"
             else:
                 return remote
     say(f"{why[0].upper()}{why[1:]}: working on the state {config.state}; a server on it follows within a second.")

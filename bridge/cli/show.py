@@ -34,13 +34,15 @@ def status(found: dict[str, Any], console: Console) -> None:
         console.print(Text("force_legacy is set: legacy answers everything, whatever the stages say.", "bold red"))
     for line in _trouble(found):
         console.print(Text(line, "bold red"))
-    table = _table("route", "stage", ">weight", "effects", ">pairs", ">different", "gate", "why")
+    table = _table("route", "stage", ">pairs", ">different", "gate", "why")
+    # One line for each route, whatever the terminal's width: `bgctl route` has the rest.
+    table.columns[0].no_wrap = True
+    table.columns[-1].no_wrap = True
+    table.columns[-1].overflow = "ellipsis"
     for row in found["routes"]:
         table.add_row(
             row["route"],
-            _coloured(row["stage"]),
-            f"{row['weight']} %" if row["stage"] == "canary" else "",
-            row.get("effects", ""),
+            _standing(row),
             str(row["pairs"]),
             str(row["mismatches"]),
             _coloured(row["gate"]),

@@ -98,6 +98,14 @@ class Unjudged:
 
     rule = None
 
+    def __init__(self) -> None:
+        self.seat = self
+
+    def back(self, route: str, stage: object, why: str, evidence: str) -> None:
+        """
+        Who writes it later is not the command's business.
+        """
+
     def identity(self, route: str) -> str | None:
         return None
 
@@ -123,7 +131,7 @@ class Serving:
         store.close()
         self.table = Cell(config.table(snapshot.routes))
         stages = Stages(config, self.table, snapshot, {}, time.time)
-        state = StateThread(lambda: Store.open(config.state), stages.follow)
+        state = StateThread(lambda: Store.open(config.state, patience=0.2), stages.follow)
         control = ServerControl(stages, state, cast("Evidence", Unjudged()))
         state.start(asyncio.get_running_loop(), snapshot.version)
         app = create_admin(control, token=self.token)

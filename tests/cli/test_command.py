@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -311,6 +312,24 @@ def test_the_token_opens_the_server(
 
     assert (without.status, "BGSERVER_ADMIN_TOKEN" in without.err) == (1, True)
     assert bgctl("status", "--admin", f"tcp:{serving.port}:interface=127.0.0.1").status == 0
+
+
+def test_a_rollback_reaches_a_server_whose_database_is_locked(
+    folder: Path, bgctl: Bgctl, serve: Callable[..., Serving]
+) -> None:
+    """
+    Finding the server asks no database: seen to fail when bgctl asked for the status first.
+    """
+    serving = serve()
+    bgctl("set", "POST /log", "modern", "--force", "--why", "walk")
+    lock = sqlite3.connect(folder / "state.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+
+    said = bgctl("rollback", "POST /log")
+    lock.close()
+
+    assert (said.status, said.out.splitlines()[0]) == (0, "POST /log: modern → legacy")
+    assert serving.table.value.route("POST /log").stage is Stage.LEGACY
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
