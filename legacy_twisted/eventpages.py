@@ -116,13 +116,19 @@ class EventSource(service.Service):
     def _read(self):
         if self.last is None:
             self.last = yield self.jobs.database.read(newest)
+            # What was committed since they looked for themselves isn't new
+            # to us, and nobody else would tell them.
+            self._tell()
         while self.listeners:
             events = yield self.jobs.database.read(eventsAfter, self.last)
             if not events or self.last is None:
                 break
             self._remember(events)
-            for listener in list(self.listeners):
-                listener.more()
+            self._tell()
+
+    def _tell(self):
+        for listener in list(self.listeners):
+            listener.more()
 
     def _remember(self, events):
         self.numbers.extend(seq for seq, _ in events)

@@ -165,6 +165,29 @@ def test_nobody_listens_nothing_is_read(jobs, clock, source):
     assert [2, 3, 4, 5, 6] == later.numbers()
 
 
+def test_between_two_looks(jobs, clock, source, monkeypatch):
+    """
+    An event that is committed after the reader has looked, and before the source looks for the first time, is brought.
+
+    Seen to fail when the source only tells of what comes after its first look.
+    """
+    read = jobs.database.read
+
+    def late(interaction, *args):
+        if interaction is eventpages.newest:
+            happen(jobs, 1)
+        return read(interaction, *args)
+
+    monkeypatch.setattr(jobs.database, "read", late)
+    monkeypatch.setattr(source, "add", lambda listener: source.listeners.add(listener))
+    reader = stream(source)
+    assert [] == reader.numbers()
+
+    source.look()
+
+    assert [1] == reader.numbers()
+
+
 def test_keep_alive(jobs, clock, source):
     """
     A comment now and then; not to one that doesn't read.
