@@ -36,9 +36,11 @@ def status(found: dict[str, Any], console: Console) -> None:
         console.print(Text(line, "bold red"))
     table = _table("route", "stage", ">pairs", ">different", "gate", "why")
     # One line for each route, whatever the terminal's width: `bgctl route` has the rest.
-    table.columns[0].no_wrap = True
-    table.columns[-1].no_wrap = True
-    table.columns[-1].overflow = "ellipsis"
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    named = max((len(row["route"]) for row in found["routes"]), default=0)
+    # What is left beside the other columns, at their widest.
+    room = max(24, console.width - named - 46) if console.is_terminal else 10_000
     for row in found["routes"]:
         table.add_row(
             row["route"],
@@ -46,7 +48,7 @@ def status(found: dict[str, Any], console: Console) -> None:
             str(row["pairs"]),
             str(row["mismatches"]),
             _coloured(row["gate"]),
-            row["why"],
+            row["why"] if len(row["why"]) <= room else row["why"][: room - 1] + "…",
         )
     console.print(table)
     if found["loops"]:
