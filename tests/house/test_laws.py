@@ -175,15 +175,28 @@ def test_the_reactor_arrives_as_an_argument():
     assert [] == faults
 
 
-def test_the_dropin_brings_no_reactor():
+def test_the_dropins_bring_no_reactor():
     """
-    Twisted reads every dropin to list its plugins, before a reactor is chosen.
+    Twisted reads every dropin to list its plugins, before a reactor is chosen: they import Twisted's own words alone.
     """
-    (dropin,) = (ROOT / "twistd_plugin/twisted/plugins").glob("*.py")
+    dropins = sorted((ROOT / "twistd_plugin/twisted/plugins").glob("*.py"))
 
-    targets = [each.target for each in Module("bgserver", dropin).imports()]
+    targets = {each.target for dropin in dropins for each in Module(dropin.stem, dropin).imports()}
 
-    assert ["twisted.application.service.ServiceMaker"] == targets
+    assert {"twisted.application.service.ServiceMaker", "twisted.application.reactors.Reactor"} == targets
+
+
+def test_every_dropin_is_packaged():
+    """
+    A dropin that setup.cfg does not name is there in the checkout and gone after an install.
+    """
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+
+    named = setup["options"]["py_modules"].split()
+
+    dropins = (ROOT / "twistd_plugin/twisted/plugins").glob("*.py")
+    assert sorted(f"twisted.plugins.{each.stem}" for each in dropins) == named
 
 
 def test_the_top_level_has_seven_names():
