@@ -157,10 +157,10 @@ TARGETS = (
     Target("modern-postgresql", "modern", "alone", "postgresql"),
 )
 
-UVICORN = ("--host", "127.0.0.1", "--port", "0")
+UVICORN = ("--host", "127.0.0.1", "--port")
 
 POLICY = """\
-listen = ["tcp:0:interface=127.0.0.1"]
+listen = ["tcp:{port}:interface=127.0.0.1"]
 state = "sqlite:///{folder}/bgserver.db"
 {more}
 [legacy]
@@ -181,29 +181,30 @@ def start(
     tree: Path = ROOT,
     policy: str | None = None,
     more: str = "",
+    port: int = 0,
 ) -> Server:
     """
     Start `target` below `folder`, with `settings` (JOBS_…) in the environment, from the code in `tree`.
 
-    The caller waits with `listening()`. The application alone needs no policy; `more` is put at the front of the one
-    that is written otherwise.
+    It listens on `port`; 0 is any. The caller waits with `listening()`. The application alone needs no policy; `more`
+    is put into the one that is written otherwise.
     """
-    env = environment(tree, JOBS_DATA=str(folder / "data"), **settings)
+    env = environment(tree, **{"JOBS_DATA": str(folder / "data"), **settings})
     log = folder / "server.log"
     if target.through == "alone":
         if target.side == "legacy":
-            env["JOBS_LISTEN"] = "tcp:0:interface=127.0.0.1"
+            env["JOBS_LISTEN"] = f"tcp:{port}:interface=127.0.0.1"
             pid = f"--pidfile={folder / 'twistd.pid'}"
             command = [*script("twistd"), pid, "-ny", str(tree / "legacy_twisted" / "server.tac")]
         else:
-            command = [*script("uvicorn"), "modern_fastapi.app:create_app", "--factory", *UVICORN]
+            command = [*script("uvicorn"), "modern_fastapi.app:create_app", "--factory", *UVICORN, str(port)]
         return Server.start(command, folder, env, log)
     file = folder / "bgserver.toml"
-    file.write_text(policy or POLICY.format(folder=folder, stage=target.side, more=more), "utf-8")
+    file.write_text(policy or POLICY.format(folder=folder, stage=target.side, more=more, port=port), "utf-8")
     if target.through == "owned":
         pid = f"--pidfile={folder / 'twistd.pid'}"
         command = [*script("twistd"), pid, "-n", "bgserver", "--config", str(file)]
     else:
         env["BGSERVER_CONFIG"] = str(file)
-        command = [*script("uvicorn"), "bridge.asgi:create_app", "--factory", *UVICORN]
+        command = [*script("uvicorn"), "bridge.asgi:create_app", "--factory", *UVICORN, str(port)]
     return Server.start(command, folder, env, log)

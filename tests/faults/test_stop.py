@@ -1,0 +1,102 @@
+"""
+SIGTERM and Ctrl-C, under load: bounded, with status 0 where the exit is ours, and no accepted request lost.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.contract.servers import Server
+from tests.contract.stores import Database
+from tests.contract.wire import Connection, WireError, request_bytes
+from tests.faults.load import Load, prove, settle_all
+from tests.faults.test_start import children
+
+Serve = Callable[..., Server]
+Connect = Callable[[], Database]
+
+NAMES = ["legacy", "modern", "owned-legacy", "owned-modern", "attached-modern"]
+
+
+def expected_status(name: str, how: signal.Signals) -> set[int]:
+    # A bare twistd and a bare uvicorn end by the signal, or with 0 after a Ctrl-C; the rest is ours.
+    return {0} if name.startswith("owned") else {0, -how, 128 + how}
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "owned-modern" else pytest.mark.slow) for name in NAMES]
+)
+def test_a_stop_under_load_loses_nothing(
+    serve: Serve, database: Connect, tmp_path: Path, name: str, how: signal.Signals
+) -> None:
+    """
+    It ends within 5 seconds, leaves no process, breaks no answer off, and what it accepted is done by its successor.
+    """
+    server = serve(name)
+    stored = database()
+    with Load(lambda: [server.address], random.Random(1), pause=0.005) as load:
+        load.wait_for(50)
+        begun = time.monotonic()
+        status = server.stop(how)
+        took = time.monotonic() - begun
+    left = children(server.process.pid)
+    serve("legacy")
+    settle_all(stored)
+
+    assert status in expected_status(name, how), server.last_words()
+    assert took < 5.0
+    assert [] == left
+    assert [] == load.broken
+    assert "Traceback" not in server.said().replace("RuntimeError: unstable", ""), server.last_words()
+    prove(stored, tmp_path / "data", load.accepted)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "owned-legacy" else pytest.mark.slow) for name in NAMES]
+)
+def test_what_was_begun_is_ended(serve: Serve, database: Connect, name: str) -> None:
+    """
+    A body that is half sent when the stop comes is read to its end and answered; who comes now is turned away.
+
+    On a connection that was kept open, that is a 503 with Retry-After, or the end of the connection.
+    """
+    server = serve(name)
+    stored = database()
+    body = b'--X\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhello\r\n--X--\r\n'
+    headers = ["Content-Type: multipart/form-data; boundary=X", f"Content-Length: {len(body)}"]
+    whole = request_bytes("POST", "/upload", "x", headers, body, keep=True)
+    idle = Connection(server.address)
+    idle.exchange(request_bytes("GET", "/", "x", keep=True), "GET", keep=True)
+    slow = Connection(server.address)
+    slow._socket.sendall(whole[: -len(body) // 2])
+    time.sleep(0.3)  # until the head has been read: nothing outside shows it
+
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    try:
+        turned = idle.exchange(request_bytes("GET", "/healthz", "x"), "GET")
+    except (OSError, WireError):
+        turned = None
+    answer = slow.exchange(whole[-len(body) // 2 :], "POST", keep=True)
+    status = server.process.wait(10)
+    idle.close()
+    slow.close()
+
+    assert 202 == answer.status
+    assert status in expected_status(name, signal.SIGTERM)
+    if turned is not None:
+        assert (503, "5") == (turned.status, turned.one("retry-after"))
+        assert b'{"error":"draining","message":"the server is stopping"}' == turned.body
+    with pytest.raises(OSError):
+        socket.create_connection(server.address, timeout=1)
+    serve("modern")
+    settle_all(stored)
+    assert ["SUCCESS"] == [row["status"] for row in stored.query("SELECT status FROM tasks")]
