@@ -16,13 +16,10 @@ Refuses: signals, listening, and deciding.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import httptools
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http_headers import _nameEncoder
 from uvicorn.config import Config
@@ -34,17 +31,14 @@ from bridge.web.asks import HeaderAsks
 from bridge.web.channel import Channel
 from bridge.web.cycle import LegacyCycle, Refusal, uvicorn_known
 from bridge.web.front import Road, road_of
-from bridge.web.patience import Patience
-from bridge.web.stock import OpenHead, StockChannel, Where
+from bridge.web.parsing import ParsingProtocol
+from bridge.web.stock import StockChannel
 from bridge.web.transport import LoopTransport, loop_transport
 
-BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-# What Twisted reads ahead while a request is being answered.
-EAGER = 0x4000
-# Twisted's limit to a head, which httptools hasn't.
-HEAD = 16384
 # Under this name an ASGI application finds which headers this server adds by itself.
 ADDED_HEADERS = "bgserver.headers"
+# And under this one what the route table decided, so that nobody asks it again.
+DECISION = "bgserver.decision"
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 
 
@@ -80,17 +74,13 @@ class _LoopChannel(Channel):
         self.home.loop.call_soon(self._flush)
 
 
-class SiteProtocol(HeaderAsks, HttpToolsProtocol):
+class SiteProtocol(HeaderAsks, ParsingProtocol):
     """
     uvicorn's C{http=} class for a server that has a Site.
 
     In owned mode the listener gives it a L{Road}, or none; made by uvicorn itself it
     looks for C{legacy_front} in the application. Without a road it is uvicorn's protocol.
     """
-
-    _log = Logger()
-    cycle: Any
-    pipeline: deque[Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         if not uvicorn_known():
@@ -113,81 +103,33 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
         self._look = look
         self._channel: _LoopChannel | None = None
         self._face: LoopTransport | None = None
-        self._current: Any = None
-        self._on_hot_road = False
-        self._in_body = False
-        self._proceeding = False
-        self._refused = False
-        self._eager = 0
-        self._held: list[bytes] | None = None
-        self._patience: Patience | None = None
         self._stock: StockChannel | None = None
-        self._in_head = False
-        self._completed = 0
-        self._open_head = OpenHead()
+        self._on_hot_road = False
+        self._adds: Any = None
+        self._added: frozenset[bytes] = frozenset()
         self.decision: Decision | None = None
 
     # the transport's side
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
         if self._look:
-            self._road = road_of(self.app, self.server)
-        self._patience = Patience(self.loop, transport, self._seconds, self._waiting)
+            self._road = road_of(self.app, transport.get_extra_info("sockname"))
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        patience = self._patience
-        if patience is not None:
-            patience.heard = self.loop.time()
-        if self._refused:
+        self.heard(len(data))
+        if self.deaf:
             return
         if self._stock is not None:
             self._guard(self._stock.dataReceived, data)
+        elif self.busy() and self._taken(data):
             return
-        current = self._current
-        if current is not None and not current.response_complete:
-            if self._taken(data):
-                return
-            if not current.more_body:
-                # Twisted reads a little ahead, so that it hears of a disconnect.
-                self._eager += len(data)
-                if self._eager > EAGER:
-                    self.flow.pause_reading()
-        if self._held is not None:
-            self._held.append(data)
-            return
-        self._feed(data)
-
-    def _feed(self, data: bytes) -> None:
-        while data and not self._refused:
-            at = Where.HEAD if self._in_head else Where.BODY if self._in_body else Where.BETWEEN
-            self._completed = 0
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserError:
-                if not self._refused:
-                    self._failed(data, at)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
-                if not self._upgraded(data):
-                    return
-            else:
-                if self._in_head:
-                    self._open_head.fed(data, at, self._completed)
-                    if self._open_head.longer_than(HEAD):
-                        self._malformed(self._open_head.bytes())
-                return
-
-    def _failed(self, data: bytes, at: Where) -> None:
-        if self._in_body or (at is Where.BODY and not self._completed):
-            # What Twisted would say of a broken body is known.
-            self._malformed(None)
+        elif self.held is not None:
+            self.held.append(data)
         else:
-            self._open_head.fed(data, at, self._completed)
-            self._malformed(self._open_head.bytes())
+            self.feed(data)
 
-    def _upgraded(self, data: bytes) -> bool:
+    def upgraded(self, data: bytes) -> bool:
         """
         A request with an Upgrade (or a CONNECT) is complete, and this came behind it.
 
@@ -195,13 +137,13 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
         """
         if self._on_hot_road:
             # The application may take the connection over, now or later.
-            if self._busy():
+            if self.busy():
                 if not self._taken(data):
-                    self._held = [data]
+                    self.held = [data]
                 return False
         elif self._should_upgrade():
-            if self._busy():
-                self._queue_refusal(None)
+            if self.busy():
+                self.queue_refusal(None)
             else:
                 self.handle_websocket_upgrade()
             return False
@@ -217,9 +159,9 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
         if channel is None or not self.taken_over:
             return False
         face = channel.transport or self._face
-        if self._held:
-            data = b"".join(self._held) + data
-        self._held = None
+        if self.held:
+            data = b"".join(self.held) + data
+        self.held = None
         if data:
             receiver = channel if face is None or face.protocol is None else face.protocol
             self._guard(receiver.dataReceived, data)
@@ -237,25 +179,8 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
             self._face is not None and self._face.protocol is not None
         )
 
-    def handle_websocket_upgrade(self) -> None:
-        self._rest_in_peace()
-        super().handle_websocket_upgrade()
-
-    def _rest_in_peace(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self._rest_in_peace()
         super().connection_lost(exc)
-        current, self._current = self._current, None
-        # uvicorn tells only the request that was parsed last.
-        if current is not None and not current.response_complete:
-            current.disconnected = True
-            current.message_event.set()
-        self.pipeline.clear()
-        self._held = None
         channel, self._channel = self._channel, None
         face, self._face = self._face, None
         stock, self._stock = self._stock, None
@@ -275,17 +200,23 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
         except Exception:
             self._log.failure("The application failed when its connection was lost")
 
+    def patience(self) -> float | None:
+        if self._channel is not None:
+            return self._channel.timeOut
+        if self._road is not None:
+            found: float | None = self._road.site.timeOut
+            return found
+        return super().patience()
+
     def pause_writing(self) -> None:
         self.flow.pause_writing()
         if self._face is not None:
             self._face.paused()
 
     def resume_writing(self) -> None:
-        self.flow.resume_writing()
         if self._face is not None:
             self._face.resumed()
-        if not self._busy():
-            self._proceed()
+        super().resume_writing()
 
     def shutdown(self) -> None:
         """
@@ -296,26 +227,13 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
             return
         if self._stock is not None:
             self._stock.stop()
-        elif self._busy() or self.pipeline:
-            self.cycle.keep_alive = False
         else:
-            self.transport.close()
+            super().shutdown()
 
     # the parser's side
 
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        # The scope is made only where somebody will look at it.
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
-
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._in_body = True
+        self.in_head, self.in_body = False, True
         parser = self.parser
         method = parser.get_method()
         road = self._road
@@ -325,8 +243,8 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
             version = _VERSIONS.get(parser.get_http_version(), b"")
             cycle = LegacyCycle((method, self.url, version, self.headers))
             self.cycle = cycle
-            if self._busy() or self.pipeline or self.flow.write_paused:
-                self.pipeline.appendleft((cycle, self.app))
+            if self.waits():
+                self.queue(cycle)
             else:
                 self._open(cycle)
         else:
@@ -368,7 +286,7 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
         """
         url, headers = self.url, self.headers
         lengths = codings = 0
-        super().on_message_begin()
+        HttpToolsProtocol.on_message_begin(self)
         self.url = url
         for name, value in headers:
             name = name.lower()
@@ -382,9 +300,13 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
         if lengths + codings > 1 or self.parser.get_http_version() not in _VERSIONS:
             # uvicorn would believe one of the lengths, and somebody else the other.
             raise ValueError("Twisted refuses this too")
-        added = frozenset(_nameEncoder.encode(name) for name, _ in self.server_state.default_headers)
+        adds = self.server_state.default_headers
+        if adds is not self._adds:
+            self._adds, self._added = adds, frozenset(_nameEncoder.encode(name) for name, _ in adds)
         scope: Any = self.scope
-        scope["extensions"] = {"bgserver.decision": self.decision, ADDED_HEADERS: added}
+        scope["extensions"] = {ADDED_HEADERS: self._added}
+        if self.decision is not None:
+            scope["extensions"][DECISION] = self.decision
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -392,7 +314,7 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
             super().on_body(body)
             return
         cycle = self.cycle
-        if cycle is self._current:
+        if cycle is self.current:
             assert self._channel is not None
             self._guard(self._channel.body, body)
         elif cycle.chunks is None:
@@ -401,39 +323,33 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
             cycle.chunks.append(body)
 
     def on_message_complete(self) -> None:
-        self._in_body = False
-        self._completed += 1
+        self.in_body = False
+        self.completions += 1
         if not self._on_hot_road:
             super().on_message_complete()
             return
         cycle = self.cycle
         cycle.more_body = False
-        if cycle is self._current and not self._refused:
+        if cycle is self.current and not self.deaf:
             assert self._channel is not None
             self._guard(self._channel.complete)
 
     # the order of answers
 
-    def _busy(self) -> bool:
-        return self._current is not None and not self._current.response_complete
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._current = cycle
+    def start_legacy(self, cycle: LegacyCycle) -> None:
         if type(cycle) is Refusal:
-            self._refuse(cycle.head)
-        elif type(cycle) is LegacyCycle:
-            self._open(cycle)
-            chunks, cycle.chunks = cycle.chunks, None
-            assert self._channel is not None
-            for chunk in chunks or ():
-                self._guard(self._channel.body, chunk)
-            if not cycle.more_body and not self._refused:
-                self._guard(self._channel.complete)
-        else:
-            super()._start_asgi_task(cycle, app)
+            self.refuse(cycle.head)
+            return
+        self._open(cycle)
+        chunks, cycle.chunks = cycle.chunks, None
+        assert self._channel is not None
+        for chunk in chunks or ():
+            self._guard(self._channel.body, chunk)
+        if not cycle.more_body:
+            self._guard(self._channel.complete)
 
     def _open(self, cycle: LegacyCycle) -> None:
-        self._current = cycle
+        self.current = cycle
         channel = self._channel
         if channel is None:
             assert self._road is not None
@@ -441,20 +357,20 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
             channel = self._channel = _LoopChannel(self._road.site, face, self)
             face.registerProducer(channel, True)
         if not self._guard(channel.begin, *cycle.head):
-            self._refused = True
+            self.deaf = True
 
     def _guard(self, call: Callable[..., Any], *args: Any) -> Any:
         """
         What the application raises ends its connection, as under Twisted, and never
         becomes a fault of the parser.
         """
-        if self._refused:
+        if self.deaf:
             return None
         try:
             return call(*args)
         except Exception:
             self._log.failure("The application failed, so its connection is closed")
-            self._refused = True
+            self.deaf = True
             self.transport.abort()
             return None
 
@@ -462,119 +378,28 @@ class SiteProtocol(HeaderAsks, HttpToolsProtocol):
         """
         The channel is done with the current request.
         """
-        cycle = self._current
+        cycle = self.current
         if cycle is None or cycle.response_complete:
             return
         cycle.response_complete = True
-        self.server_state.total_requests += 1
-        if not (persistent and cycle.keep_alive):
-            self._refused = True
-            if self._face is not None:
-                self._face.loseConnection()
+        if persistent and cycle.keep_alive:
+            self.completed()
             return
-        if self.pipeline or self._held or self.flow.write_paused:
-            self._proceed()
-        else:
-            self._rest()
-
-    def on_response_complete(self) -> None:
-        """
-        uvicorn's road is done with the current request.
-        """
         self.server_state.total_requests += 1
-        if not self.transport.is_closing():
-            self._proceed()
-
-    def _proceed(self) -> None:
-        """
-        Start what waits in the line; a loop, because the line may be long.
-        """
-        if self._proceeding:
-            return
-        self._proceeding = True
-        try:
-            while self.pipeline and not self.flow.write_paused and not self.transport.is_closing():
-                cycle, app = self.pipeline.pop()
-                self._start_asgi_task(cycle, app)
-                if not cycle.response_complete:
-                    break
-        finally:
-            self._proceeding = False
-        if self.flow.write_paused and not self._busy():
-            # Who doesn't read answers sends no more questions.
-            self.flow.pause_reading()
-        elif not self.pipeline:
-            self._rest()
-
-    def _rest(self) -> None:
-        self._eager = 0
-        if self._patience is not None:
-            self._patience.heard = self.loop.time()
-        self.flow.resume_reading()
+        self.deaf = True
         if self._face is not None:
-            self._face.resumeProducing()
-        held, self._held = self._held, None
-        if held and not self._busy():
-            self._feed(b"".join(held))
-        elif held:
-            self._held = held
+            self._face.loseConnection()
 
-    # refusals
-
-    def _malformed(self, raw: bytes | None) -> None:
-        """
-        @param raw: What the parser failed at, from the first byte of the request on.
-        """
-        cycle = self.cycle
-        if self.pipeline and self._in_body and self.pipeline[0][0] is cycle:
-            # It waits in the line, and the rest of it will never come.
-            self.pipeline.popleft()
-        if self.pipeline or (self._busy() and not (self._in_body and cycle is self._current)):
-            self._queue_refusal(raw)
-        else:
-            self._refuse(raw)
-
-    def _queue_refusal(self, raw: bytes | None) -> None:
-        self.cycle = Refusal(raw)
-        self.pipeline.appendleft((self.cycle, self.app))
-        # What comes after it can't be understood before it is its turn.
-        self._held = []
-
-    def _refuse(self, raw: bytes | None) -> None:
-        if raw is not None and self._road is not None:
-            self._ask_twisted(raw)
-            return
-        self._refused = True
-        if not getattr(self._current, "response_started", False):
-            self.transport.write(BAD_REQUEST)
-        self.transport.close()
-
-    def _ask_twisted(self, raw: bytes) -> None:
-        """
-        Let Twisted's own parser read the connection from here on.
-        """
-        assert self._road is not None
-        self._rest_in_peace()
+    def ask_twisted(self, raw: bytes) -> bool:
+        if self._road is None:
+            return False
+        self.leave()
         if self._face is None:
             self._face = loop_transport(self.transport)
         self._face.unregisterProducer()
-        self._current = None
+        self.current = None
         self._stock = StockChannel(self._road.site, self)
-        held, self._held = self._held, None
+        held, self.held = self.held, None
         self._guard(self._stock.makeConnection, self._face)
         self._guard(self._stock.dataReceived, raw + b"".join(held or ()))
-
-    # time
-
-    def _seconds(self) -> float | None:
-        if self._channel is not None:
-            return self._channel.timeOut
-        if self._road is not None:
-            found: float | None = self._road.site.timeOut
-            return found
-        return self.timeout_keep_alive
-
-    def _waiting(self) -> bool:
-        if self.flow.read_paused:
-            return False
-        return not self._busy() or self._current.more_body
+        return True

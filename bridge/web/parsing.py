@@ -1,0 +1,125 @@
+"""
+Owns the parsing of one connection: it feeds httptools, bounds what httptools doesn't
+bound, and finds a place in the line of answers for what can't be parsed.
+
+Refuses: to choose a road.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httptools
+
+from bridge.web.cycle import Refusal
+from bridge.web.ordered import OrderedProtocol
+from bridge.web.stock import OpenHead, Where
+
+BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+# Twisted's limit to a head, which httptools hasn't.
+HEAD = 16384
+
+
+class ParsingProtocol(OrderedProtocol):
+    """
+    Parses what comes, in order.
+
+    @ivar in_head: Whether a head has begun that isn't complete.
+    @ivar in_body: Whether a head is complete, and its request isn't.
+    @ivar completions: How many requests the packet at hand has completed.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.in_head = False
+        self.in_body = False
+        self.completions = 0
+        self._open_head = OpenHead()
+
+    # what a subclass says
+
+    def upgraded(self, data: bytes) -> bool:
+        """
+        A request with an Upgrade (or a CONNECT) is complete, and this came behind it.
+
+        @return: Whether it is the next request.
+        """
+        return True
+
+    def ask_twisted(self, raw: bytes) -> bool:
+        """
+        Let Twisted's own parser read the connection from here on.
+
+        @return: Whether there is a Site to do it for.
+        """
+        return False
+
+    # the parser's side
+
+    def on_message_begin(self) -> None:
+        self.in_head = True
+        # uvicorn makes a scope here; one is made only where somebody will look at it.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def feed(self, data: bytes) -> None:
+        while data and not self.deaf:
+            at = Where.HEAD if self.in_head else Where.BODY if self.in_body else Where.BETWEEN
+            self.completions = 0
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                if not self.deaf:
+                    self._failed(data, at)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                if not self.upgraded(data):
+                    return
+            else:
+                if self.in_head:
+                    self._open_head.fed(data, at, self.completions)
+                    if self._open_head.longer_than(HEAD):
+                        self._malformed(self._open_head.bytes())
+                return
+
+    def _failed(self, data: bytes, at: Where) -> None:
+        if self.in_body or (at is Where.BODY and not self.completions):
+            # What Twisted would say of a broken body is known.
+            self._malformed(None)
+        else:
+            self._open_head.fed(data, at, self.completions)
+            self._malformed(self._open_head.bytes())
+
+    # refusals
+
+    def _malformed(self, raw: bytes | None) -> None:
+        """
+        @param raw: What the parser failed at, from the first byte of the request on.
+        """
+        cycle = self.cycle
+        if self.pipeline and self.in_body and self.pipeline[0][0] is cycle:
+            # It waits in the line, and the rest of it will never come.
+            self.pipeline.popleft()
+        if self.pipeline or (self.busy() and not (self.in_body and cycle is self.current)):
+            self.queue_refusal(raw)
+        else:
+            self.refuse(raw)
+
+    def queue_refusal(self, raw: bytes | None) -> None:
+        self.cycle = Refusal(raw)
+        self.queue(self.cycle)
+        # What comes after it can't be understood before it is its turn.
+        self.held = []
+
+    def refuse(self, raw: bytes | None) -> None:
+        if raw is not None and self.ask_twisted(raw):
+            return
+        self.deaf = True
+        if not getattr(self.current, "response_started", False):
+            self.transport.write(BAD_REQUEST)
+        self.transport.close()
