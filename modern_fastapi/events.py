@@ -118,7 +118,7 @@ class EventSource:
         wanted = select(Event.seq, Event.task_id, Event.name, Event.status, Event.attempts, Event.at)
         async with self._database.read() as connection:
             rows = await connection.execute(wanted.where(Event.seq > after).order_by(Event.seq).limit(limit))
-            return [_frame(*row) for row in rows.tuples()]
+            return [_frame(row.seq, row.task_id, row.name, row.status, row.attempts, row.at) for row in rows]
 
 
 def _frame(seq: int, task_id: str, name: str, status: str, attempts: int, at: str) -> Frame:

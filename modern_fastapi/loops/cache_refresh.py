@@ -34,8 +34,8 @@ def tick(services: Services, fence: Fence, portal: Portal, scheduled: datetime) 
 
 async def _recount(services: Services, fence: Fence, scheduled: datetime) -> None:
     async with fence.tick(scheduled) as connection:
-        counted = select(Task.status, func.count()).group_by(Task.status).order_by(Task.status)
-        counts = dict((await connection.execute(counted)).tuples().all())
+        counted = select(Task.status, func.count().label("number")).group_by(Task.status).order_by(Task.status)
+        counts = {row.status: row.number for row in await connection.execute(counted)}
         values = {"value": json.dumps(counts), "refreshed_at": as_text(services.clock.now())}
         insert = services.database.insert(CacheEntry).values(key=KEY, **values)
         await connection.execute(insert.on_conflict_do_update(index_elements=["key"], set_=values))

@@ -76,11 +76,11 @@ async def _has_history(connection: AsyncConnection, midnight: str) -> bool:
 async def _figures(connection: AsyncConnection, day: str, midnight: datetime) -> dict[str, object]:
     begin, end = as_text(midnight - timedelta(days=1)), as_text(midnight)
     counted_tasks = (
-        select(Task.status, func.count())
+        select(Task.status, func.count().label("number"))
         .where(Task.created_at >= begin, Task.created_at < end)
         .group_by(Task.status)
         .order_by(Task.status)
     )
-    tasks = dict((await connection.execute(counted_tasks)).tuples().all())
+    tasks = {row.status: row.number for row in await connection.execute(counted_tasks)}
     users = (await connection.execute(select(func.count()).select_from(User).where(User.created_at < end))).scalar()
     return {"day": day, "tasks": tasks, "users": users}

@@ -1,0 +1,492 @@
+"""
+The loops: one owner behind a fence, each tick once, and an end that waits for what was begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apscheduler.triggers.cron import CronTrigger
+from sqlalchemy import func, select, update
+
+from modern_fastapi.bell import Bell
+from modern_fastapi.loops.cache_refresh import cache_refresh
+from modern_fastapi.loops.cleanup import tick as clean_up
+from modern_fastapi.loops.consumer import consume
+from modern_fastapi.loops.daily_report import daily_report, report
+from modern_fastapi.loops.fence import AlreadyTicked, Fence, Fenced
+from modern_fastapi.loops.rescue import is_gone, look, rescue
+from modern_fastapi.loops.tenure import hold
+from modern_fastapi.loops.ticks import Portal, slot, tick_in_thread
+from modern_fastapi.schema import CacheEntry, Event, Loop, Report, Task, Tick
+from modern_fastapi.services import Services, start_time
+from tests.modern.application import SteppedClock, add, run, running, services, until
+from tests.modern.test_rows import claim, row
+from tests.modern.test_runner import teach
+
+
+async def taken(made: Services, name: str, epoch: int | None = None) -> Fence:
+    """
+    The fence of a loop, ours.
+    """
+    return await Fence.take(made.database, made.clock, name, made.owner, epoch)
+
+
+async def loop_row(made: Services, name: str) -> Any:
+    """
+    What the table says about a loop.
+    """
+    async with made.database.read() as connection:
+        return (await connection.execute(select(Loop.__table__).where(Loop.name == name))).one()
+
+
+def test_former_owner_is_refused(tmp_path: Path) -> None:
+    """
+    After the epoch was raised nothing that the old owner writes is committed.
+
+    Seen to fail with the comparison taken out of `Fence.write`.
+    """
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            old = await taken(made, "consumer", 1)
+            await taken(made, "consumer", 2)
+            with pytest.raises(Fenced) as refused:
+                async with old.write() as connection:
+                    await connection.execute(update(Loop).values(state="failed"))
+            assert 2 == refused.value.epoch
+
+    run(scenario())
+
+
+def test_lower_epoch_may_not_begin(tmp_path: Path) -> None:
+    """
+    Who comes with an epoch that is over is told which one the fence has.
+    """
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            await taken(made, "consumer", 5)
+            with pytest.raises(Fenced) as refused:
+                await taken(made, "consumer", 4)
+            assert 5 == refused.value.epoch
+            assert 5 == (await taken(made, "consumer")).epoch
+
+    run(scenario())
+
+
+def test_tick_happens_once(tmp_path: Path) -> None:
+    """
+    Of two schedulers only one does a tick, and a tick that broke may be done again.
+    """
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            fence = await taken(made, "cleanup")
+            at = slot(made.clock.now(), 15.0)
+            with pytest.raises(RuntimeError):
+                async with fence.tick(at):
+                    raise RuntimeError("broken")
+            async with fence.tick(at):
+                pass
+            with pytest.raises(AlreadyTicked):
+                async with fence.tick(at):
+                    raise AssertionError("done twice")
+            assert 1 == (await loop_row(made, "cleanup")).ticks
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("ended", "state"), [("cancelled", "stopped"), ("fenced", "fenced"), ("died", "failed")])
+def test_loop_says_how_it_ended(tmp_path: Path, ended: str, state: str) -> None:
+    """
+    /healthz tells the difference between a loop that was stopped, one that lost its fence, and one that died.
+    """
+
+    async def body(made: Services, fence: Fence) -> None:
+        if ended == "cancelled":
+            await asyncio.Event().wait()
+        raise Fenced("cleanup", 2, 1) if ended == "fenced" else RuntimeError("dead")
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            task = asyncio.get_running_loop().create_task(hold(made, "cleanup", body, 1))
+
+            async def runs() -> bool:
+                return (await loop_row(made, "cleanup")).owner is not None
+
+            if ended == "cancelled":
+                await until(runs)
+                task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert state == (await loop_row(made, "cleanup")).state
+
+    run(scenario())
+
+
+def test_cancellation_with_a_ring_is_not_lost() -> None:
+    """
+    A loop that is cancelled in the moment in which its bell rings ends all the same.
+
+    Seen to fail on Python 3.11 with `asyncio.wait_for` in Bell.wait: it returns, and the loop goes on for ever.
+    """
+
+    async def scenario() -> None:
+        for turns in range(4):
+            bell = Bell()
+            task = asyncio.get_running_loop().create_task(bell.wait(60.0))
+            await asyncio.sleep(0)
+            bell.ring()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if task.cancel():
+                await asyncio.gather(task, return_exceptions=True)
+                assert task.cancelled(), turns
+
+    run(scenario())
+
+
+def test_consumer_gives_back_what_it_cannot_end(tmp_path: Path) -> None:
+    """
+    A consumer that is stopped gives its tasks the grace time and then gives them back; none is left RUNNING.
+    """
+    reached = asyncio.Event()
+
+    async def forever(context: Any, params: Any) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with services(tmp_path, grace=0.05) as made:
+            teach(made, forever)
+            task_id = await add(made, "test", {"a": 1})
+            consumer = asyncio.get_running_loop().create_task(hold(made, "consumer", consume))
+            await reached.wait()
+            consumer.cancel()
+            await asyncio.gather(consumer, return_exceptions=True)
+            now = await row(made, task_id)
+        assert ("PENDING", None) == (now.status, now.owner)
+
+    run(scenario())
+
+
+def test_fenced_consumer_ends_without_writing(tmp_path: Path) -> None:
+    """
+    When another side takes the consumer over, this one's results are refused, and it ends with that.
+    """
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(context: Any, params: Any) -> str:
+        reached.set()
+        await go_on.wait()
+        return "written"
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            teach(made, slow)
+            task_id = await add(made, "test", {"a": 1})
+            consumer = asyncio.get_running_loop().create_task(hold(made, "consumer", consume, 1))
+            await reached.wait()
+            await taken(made, "consumer", 2)
+            go_on.set()
+            with pytest.raises(Fenced):
+                await consumer
+            assert ("RUNNING", None) == ((await row(made, task_id)).status, (await row(made, task_id)).result)
+
+    run(scenario())
+
+
+def test_still_heartbeat_is_rescued_after_the_lease(tmp_path: Path) -> None:
+    """
+    A row whose heartbeat stands still is put back after the lease by the watcher's own clock, not before.
+    """
+
+    async def scenario() -> None:
+        clock = SteppedClock()
+        async with services(tmp_path, clock, lease=5.0) as made:
+            task_id = await add(made)
+            await claim(made)
+            fence = await taken(made, "rescue")
+            seen = await look(made, fence, {})
+            clock.step(4.9)
+            seen = await look(made, fence, seen)
+            assert "RUNNING" == (await row(made, task_id)).status
+            clock.step(0.1)
+            await look(made, fence, seen)
+            now = await row(made, task_id)
+        assert ("PENDING", 1) == (now.status, now.rescues)
+
+    run(scenario())
+
+
+def test_dead_process_is_seen_at_once() -> None:
+    """
+    A pid that is gone, or has another process by now, needs no lease.
+    """
+    assert not is_gone(os.getpid(), start_time(os.getpid()))
+    assert is_gone(os.getpid(), "1")
+    assert is_gone(2**22 - 1, "1")
+
+
+def test_error_in_a_tick_is_counted(tmp_path: Path) -> None:
+    """
+    A tick that raises is logged and counted, and the next one comes.
+
+    L16: LoopingCall would have stopped for good. Seen to fail with `settle` taken out of the loop.
+    """
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            ticks = asyncio.Queue[int]()
+            loop = asyncio.get_running_loop()
+            count = 0
+
+            def tick(*_: Any) -> None:
+                nonlocal count
+                count += 1
+                loop.call_soon_threadsafe(ticks.put_nowait, count)
+                if count == 1:
+                    raise RuntimeError("once")
+
+            fence = await taken(made, "cleanup")
+            task = loop.create_task(tick_in_thread(made, fence, 0.05, tick))
+            assert [1, 2] == [await ticks.get(), await ticks.get()]
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            now = await loop_row(made, "cleanup")
+        assert (1, "RuntimeError: once") == (now.errors, now.last_error)
+
+    run(scenario())
+
+
+def test_stop_waits_for_the_thread(tmp_path: Path) -> None:
+    """
+    A loop in a thread has ended when its thread has: stopped in the middle of a tick, the tick ends first.
+
+    Source 4's daemon threads are cut in the middle of a write.
+    """
+    entered, go_on = threading.Event(), threading.Event()
+
+    def tick(*_: Any) -> None:
+        entered.set()
+        assert go_on.wait(20)
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            fence = await taken(made, "cleanup")
+            task = asyncio.get_running_loop().create_task(tick_in_thread(made, fence, 3600.0, tick))
+            await asyncio.to_thread(entered.wait, 20)
+            task.cancel()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not task.done()
+            go_on.set()
+            await asyncio.gather(task, return_exceptions=True)
+            assert task.cancelled()
+
+    run(scenario())
+
+
+def test_cache_holds_the_counts(tmp_path: Path) -> None:
+    """
+    cache_refresh counts the tasks by their status.
+    """
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            await add(made)
+            await add(made)
+            task = asyncio.get_running_loop().create_task(hold(made, "cache_refresh", cache_refresh))
+
+            async def counted() -> bool:
+                async with made.database.read() as connection:
+                    value = (await connection.execute(select(CacheEntry.value))).scalar()
+                return value is not None and {"PENDING": 2} == json.loads(value)
+
+            await until(counted)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    run(scenario())
+
+
+def test_cleanup_leaves_what_may_be_needed(tmp_path: Path) -> None:
+    """
+    Only left-overs of an hour's age go: temporary files, and uploads that no row knows.
+    """
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            old, young = tmp_path / "uploads" / "old", tmp_path / "uploads" / "young.part"
+            part = tmp_path / "processed" / "x.part"
+            for path in (old, young, part):
+                path.write_text("x")
+            for path in (old, part):
+                os.utime(path, (1, 1))
+            fence = await taken(made, "cleanup")
+            portal = Portal(asyncio.get_running_loop())
+            await asyncio.to_thread(clean_up, made, fence, portal, slot(made.clock.now(), 15.0))
+        assert [False, True, False] == [path.exists() for path in (old, young, part)]
+
+    run(scenario())
+
+
+def test_cleanup_removes_expired_tasks(tmp_path: Path) -> None:
+    """
+    A finished task goes with its events when it has expired; one that still runs stays.
+    """
+
+    async def scenario() -> None:
+        clock = SteppedClock()
+        async with services(tmp_path, clock) as made:
+            gone, kept = await add(made, expires_in=10.0), await add(made, expires_in=10.0)
+            async with made.database.write() as connection:
+                await made.rows.cancel(connection, gone)
+            clock.step(11.0)
+            fence = await taken(made, "cleanup")
+            portal = Portal(asyncio.get_running_loop())
+            await asyncio.to_thread(clean_up, made, fence, portal, slot(clock.now(), 15.0))
+            async with made.database.read() as connection:
+                assert [kept] == list((await connection.execute(select(Task.id))).scalars())
+                assert {kept} == set((await connection.execute(select(Event.task_id))).scalars())
+
+    run(scenario())
+
+
+async def reports(made: Services) -> dict[str, Any]:
+    """
+    All reports by their day.
+    """
+    async with made.database.read() as connection:
+        return {each.day: json.loads(each.body) for each in await connection.execute(select(Report.day, Report.body))}
+
+
+def test_report_of_a_day(tmp_path: Path) -> None:
+    """
+    At midnight the day before is counted, and a second scheduler finds it done.
+    """
+
+    async def scenario() -> None:
+        clock = SteppedClock()
+        async with services(tmp_path, clock) as made:
+            await add(made)
+            fence = await taken(made, "daily_report")
+            await report(made, fence)
+            assert {} == await reports(made)
+            clock.step(12 * 3600.0)
+            await add(made)
+            await report(made, fence)
+            await report(made, fence)
+            expected = {"day": "2026-11-21", "tasks": {"PENDING": 1}, "users": 0}
+            assert {"2026-11-21": expected} == await reports(made)
+            async with made.database.read() as connection:
+                assert ["daily_report@2026-11-22T00:00:00.000000Z"] == list(
+                    (await connection.execute(select(Tick.key))).scalars()
+                )
+
+    run(scenario())
+
+
+def test_missed_midnight_is_made_up(tmp_path: Path) -> None:
+    """
+    A server that was down at midnight reports when it starts; of several midnights, the last.
+    """
+
+    async def scenario() -> None:
+        clock = SteppedClock()
+        async with services(tmp_path, clock) as made:
+            await add(made)
+            clock.step(3 * 86_400.0)
+            task = asyncio.get_running_loop().create_task(hold(made, "daily_report", daily_report))
+
+            async def reported() -> bool:
+                return {"2026-11-23"} == set(await reports(made))
+
+            await until(reported)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    run(scenario())
+
+
+def test_every_day_has_one_midnight() -> None:
+    """
+    The clock is UTC's: where the local one jumps in March and October, a day is still a day.
+    """
+    trigger = CronTrigger(hour=0, minute=0, timezone=UTC)
+    for month, day in ((3, 28), (10, 24)):
+        fire = datetime(2026, month, day, 12, tzinfo=UTC)
+        for _ in range(3):
+            following = trigger.get_next_fire_time(fire, fire + timedelta(seconds=1))
+            assert (0, 0) == (following.hour, following.minute)
+            assert following - fire <= timedelta(days=1)
+            fire = following
+
+
+def test_rescue_runs_in_the_application(tmp_path: Path) -> None:
+    """
+    A row of a process that is gone ends well in the one that is left.
+    """
+
+    async def scenario() -> None:
+        async with running(tmp_path, loops="consumer,rescue", lease=0.2) as one:
+            task_id = await add(one.services, delay=3600.0)
+            async with one.services.database.write() as connection:
+                await connection.execute(
+                    update(Task).where(Task.id == task_id).values(status="RUNNING", owner="gone", attempts=1)
+                )
+                await connection.execute(update(Task).values(run_at="2026-01-01T00:00:00.000000Z"))
+            assert ["SUCCESS"] == await one.ended(task_id)
+            assert (2, 1) == (
+                (await row(one.services, task_id)).attempts,
+                (await row(one.services, task_id)).rescues,
+            )
+
+    run(scenario())
+
+
+def test_health_is_degraded_by_a_loop_that_died(tmp_path: Path) -> None:
+    """
+    A failed loop, or one whose last tick is old, makes /healthz a 503.
+    """
+
+    async def scenario() -> None:
+        async with running(tmp_path, loops="") as one:
+            assert 200 == (await one.client.get("/healthz")).status_code
+            async with one.services.database.write() as connection:
+                await connection.execute(update(Loop).where(Loop.name == "cleanup").values(state="failed"))
+            answer = await one.client.get("/healthz")
+        assert (503, "degraded") == (answer.status_code, answer.json()["status"])
+
+    run(scenario())
+
+
+def test_loops_can_be_taken_out(tmp_path: Path) -> None:
+    """
+    Whoever embeds the application runs a loop himself, under his epoch; the lifespan leaves it alone.
+    """
+
+    async def scenario() -> None:
+        async with running(tmp_path, loops="rescue") as one:
+            consumer = one.app.state.loops.get("consumer")
+            assert consumer is None
+        async with services(tmp_path) as made:
+            task = asyncio.get_running_loop().create_task(hold(made, "rescue", rescue, 7))
+
+            async def ours() -> bool:
+                return 7 == (await loop_row(made, "rescue")).epoch
+
+            await until(ours)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            async with made.database.read() as connection:
+                assert 5 == (await connection.execute(select(func.count()).select_from(Loop))).scalar()
+
+    run(scenario())
