@@ -139,9 +139,10 @@ class Cleanup(PeriodicLoop):
     def end(self):
         timer, self._timer = self._timer, None
         if timer is not None:
+            pool = self._pool
             # Its Deferred fires when the running tick has ended.
             yield timer.stopService()
-            yield stopPool(self.reactor, self._pool, self.jobs.settings.grace)
+            yield stopPool(self.reactor, pool, self.jobs.settings.grace)
 
     def work(self):
         return threads.deferToThreadPool(

@@ -148,12 +148,9 @@ class Loop(service.Service):
         while self.running:
             try:
                 yield self.database.write(self.fence.take, self.epoch)
-            except Fenced as error:
-                self._leave("fenced")
-                raise error
-            except Exception:
+            except Exception as error:
                 if self.epoch is not None:
-                    self._leave("failed")
+                    self._leave("fenced" if isinstance(error, Fenced) else "failed", error)
                     raise
                 self.log.failure("The loop {name} can't start yet", name=self.name)
                 yield task.deferLater(self.reactor, 1.0, lambda: None)
@@ -179,17 +176,19 @@ class Loop(service.Service):
 
     def whenEnded(self):
         """
-        @return: a Deferred that fires with the state once the loop has ended.
+        @return: a Deferred that fires once the loop, its running tick and
+            its thread have ended; it fails with what ended them, unless
+            that was C{stopService}.
         """
         waiting = defer.Deferred()
         self._waiting.append(waiting)
         return waiting
 
-    def _leave(self, state):
+    def _leave(self, state, error=None):
         self.state = state
         waiting, self._waiting = self._waiting, []
         for each in waiting:
-            each.callback(state)
+            each.callback(state) if error is None else each.errback(error)
 
     @defer.inlineCallbacks
     def fencedOff(self, error):
@@ -199,8 +198,9 @@ class Loop(service.Service):
         if self.state != "running":
             return
         self.log.error("{error}", error=str(error))
-        self._leave("fenced")
+        self.state = "fenced"
         yield self.end()
+        self._leave("fenced", error)
         if self.running and self.epoch is None:
             self._comeback = self.reactor.callLater(COMEBACK, self._comeBack)
 

@@ -183,7 +183,9 @@ class Consumer(Loop):
         worker, self.worker = self.worker, None
         if worker is None:
             return
+        # Another start may come before we are done.
+        pool, finished = self._pool, self._finished
         self.jobs.noMoreWork(worker.wake)
         worker.stop()
-        yield fork(self._finished)
-        yield stopPool(self.reactor, self._pool, self.jobs.settings.grace)
+        yield fork(finished)
+        yield stopPool(self.reactor, pool, self.jobs.settings.grace)

@@ -138,12 +138,14 @@ def test_an_older_epoch_is_refused(jobs):
     jobs.sql("UPDATE loops SET epoch = 7")
     loop = Counting(jobs)
     loop.epoch = 6
+    ended = loop.whenEnded()
 
     started = loop.startService()
 
     failure = result(started)
     assert failure.check(Fenced)
     assert 7 == failure.value.epoch
+    assert 7 == result(ended).value.epoch
     assert ("fenced", 0) == (loop.state, loop.calls)
 
 
@@ -185,7 +187,8 @@ def test_fenced_off_under_a_harness(jobs, clock):
     clock.pump([10] * 3)
 
     assert 1 == len(done)
-    assert "fenced" == result(ended)
+    assert 2 == result(ended).value.epoch
+    assert "fenced" == loop.state
     assert ("modern:x", 2, "running") == row(jobs)[:3]
 
 
