@@ -117,14 +117,15 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        self.heard(len(data))
         if self.deaf:
             return
         if self._stock is not None:
             self._guard(self._stock.dataReceived, data)
-        elif self.busy() and self._taken(data):
             return
-        elif self.held is not None:
+        if self.busy() and self._taken(data):
+            return
+        self.heard(len(data))
+        if self.held is not None:
             self.held.append(data)
         else:
             self.feed(data)
@@ -247,10 +248,12 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
                 self.queue(cycle)
             else:
                 self._open(cycle)
+            # Trailers come the same way, and are nobody's headers.
+            self.headers = []
         else:
             self._cross()
-        # Trailers come the same way, and are nobody's headers.
-        self.headers = []
+            # uvicorn looks once more for an Upgrade.
+            self.headers = self.headers[:]
 
     def _hot(self, road: Road, method: bytes) -> bool:
         if self.limit_concurrency is not None and (
