@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
 
-import bridge.toml_table
-from bridge import config
+import bridge.config.tables
 from bridge.background.ownership import MOVES
 from bridge.config import parse_config
+from bridge.errors import RefusedChangeError
 from bridge.loop.life import Starting, Stopping
+from bridge.routing import Stage
+from bridge.routing.moves import check_move
 from tests.house.rooms import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -68,18 +70,18 @@ def policy_keys() -> set[str]:
     Every key path of bgserver.toml that the parser reads, written without indices: `route.canary.weight`.
     """
     seen = set()
-    read = bridge.toml_table.Table.take
+    read = bridge.config.tables.Table.take
 
-    def recording(self: bridge.toml_table.Table, name: str, *rest: object) -> object:
+    def recording(self: bridge.config.tables.Table, name: str, *rest: object) -> object:
         if not self.prefix:
             seen.add(re.sub(r"\[\d+\]", "", self.key(name)))
         return read(self, name, *rest)  # type: ignore[arg-type]
 
-    bridge.toml_table.Table.take = recording  # type: ignore[assignment, method-assign]
+    bridge.config.tables.Table.take = recording  # type: ignore[assignment, method-assign]
     try:
         parse_config(_EVERY_TABLE, "every table", Path("/"))
     finally:
-        bridge.toml_table.Table.take = read  # type: ignore[method-assign]
+        bridge.config.tables.Table.take = read  # type: ignore[method-assign]
     return seen
 
 
@@ -142,6 +144,37 @@ def _shown(argument: argparse.Action) -> str:
     return f"[{argument.option_strings[0]}{f' {argument.metavar}' if argument.metavar else ''}]"
 
 
+def route_stages() -> str:
+    """
+    The moves of a route: what a person may do without evidence, one step forward with it, and back.
+    """
+    stages = list(Stage)
+    lines = [f"    [*] --> {stages[0].value}"]
+    for old in stages:
+        for new in stages:
+            if old is not new and (label := _how(old, new)):
+                lines.append(f"    {old.value} --> {new.value}: {label}")
+    return mermaid("stateDiagram-v2", lines)
+
+
+def _how(old: Stage, new: Stage) -> str:
+    """
+    How a person gets from one stage to another, as the rules answer; empty where only force does.
+    """
+
+    def allowed(passing: bool) -> bool:
+        try:
+            check_move("a route", (old, 0.0), (new, 5.0), passing=passing, reading="")
+        except RefusedChangeError:
+            return False
+        return True
+
+    if allowed(passing=False):
+        # Every earlier stage can be gone back to; the diagram shows the one that `rollback` takes.
+        return "back" if new is Stage.LEGACY else "free" if new.step > old.step else ""
+    return "evidence" if allowed(passing=True) else ""
+
+
 def loop_stages() -> str:
     """
     The moves of a background loop, from the table that decides about them.
@@ -163,7 +196,7 @@ def stages_built() -> str:
     from bridge.compose import BUILT
 
     rows = []
-    for stage in config.Stage:
+    for stage in Stage:
         there = f"stage:{stage.value}" in BUILT
         rows.append([f"`{stage.value}`", "yes" if there else "not in this version: refused by name"])
     return table(["stage of a route", "here"], rows)
@@ -177,6 +210,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "options": options,
     "bgctl": bgctl,
+    "route-stages": route_stages,
     "loop-stages": loop_stages,
     "starting": lambda: phases(Starting),
     "stopping": lambda: phases(Stopping),

@@ -21,7 +21,6 @@ TREES = ("bridge", "legacy_twisted", "modern_fastapi", "twistd_plugin")
 PURE = (
     "bridge.errors",
     "bridge.config",
-    "bridge.toml_table",
     "bridge.routing",
     "bridge.parity",
     "bridge.background.ownership",

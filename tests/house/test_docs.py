@@ -12,9 +12,10 @@ import pytest
 
 from bridge import config
 from bridge.background.ownership import LoopStage
-from bridge.routing import Stage
+from bridge.dispatch.sandbox import copies_of
+from bridge.routing import Effects, Stage
 from tests.house import readme, render
-from tests.house.rooms import ROOT
+from tests.house.rooms import ROOT, modules
 
 
 def page(name: str) -> str:
@@ -93,7 +94,7 @@ def test_every_word_that_a_key_takes_is_documented():
     The values of the keys that take one of a few words.
     """
     text = page("policy.md") + page("commands.md")
-    effects = [each.value for each in config.Effects]
+    effects = [each.value for each in Effects]
     words = [*config.FRONTS, *config.LOOPS, *config.PROMOTES, *config.ENDPOINTS, *effects]
 
     assert [] == [word for word in words if word not in text]
@@ -148,13 +149,29 @@ def test_files_that_the_pages_name_are_there():
     assert [] == missing
 
 
+def test_pages_that_the_code_names_are_there():
+    """
+    An error or a docstring that sends a person to a page sends them to one that exists.
+    """
+    missing = set()
+    for module in modules():
+        for name in re.findall(r"\bdocs/[\w-]+\.md\b", module.path.read_text("utf-8")):
+            if not (ROOT / name).exists():
+                missing.add(f"{module.name}: {name}")
+
+    assert set() == missing
+
+
 def test_toml_on_the_pages_is_a_policy():
     """
-    An example policy that a reader copies is one that the parser takes.
+    An example policy that a reader copies is one that the parser takes, copies of stores included.
     """
     for place in render.PAGES:
         for text in re.findall(r"```toml\n(.*?)```", place.read_text("utf-8"), re.DOTALL):
-            config.parse_config(text, place.name, ROOT)
+            policy = config.parse_config(text, place.name, ROOT)
+            for app in (policy.legacy, policy.modern):
+                if app is not None:
+                    copies_of(app.sandbox, ROOT, place.name)
 
 
 def test_the_changelog_keeps_its_form():

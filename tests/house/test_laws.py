@@ -89,7 +89,7 @@ def test_pure_rooms_drag_nothing_in_when_they_are_imported():
 
 def test_rooms_with_io_never_import_each_other():
     """
-    The rooms meet in compose.py. The shell for uvicorn installs the reactor, cli/ reads the state, testing/ composes.
+    The rooms meet in compose/. The shell for uvicorn installs the reactor, cli/ reads the state, testing/ composes.
     The policy's file is read in one place for all of them, which knows nothing but its form.
     """
     free = {"bridge", "bridge.compose"}
@@ -110,14 +110,14 @@ def test_rooms_with_io_never_import_each_other():
             room = ".".join(each.target.split(".")[:2])
             mine = {module.room, everybodys, *allowed.get(module.room, ())}
             if room in rooms and room not in mine:
-                faults += broken(module, [each], "rooms meet in compose.py")
+                faults += broken(module, [each], "rooms meet in compose")
 
     assert [] == faults
 
 
 def test_only_the_shells_import_compose():
     """
-    compose.py knows all rooms, so only the thin shells and the users' test doubles may know it.
+    compose knows all rooms, so only the thin shells and the users' test doubles may know it.
     """
     shells = ("bridge.compose", "bridge.asgi", "bridge.testing")
     faults = []
