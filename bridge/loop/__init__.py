@@ -15,10 +15,11 @@ C{twisted.internet.reactor}.
 
 from bridge.loop.awaiting import as_awaitable, as_deferred, returns_awaitable, returns_deferred, shielded
 from bridge.loop.context import About, about, in_context, request_context, run_as, set_about
-from bridge.loop.install import install, make_loop
+from bridge.loop.install import install
 from bridge.loop.ledger import Share, Usage
 from bridge.loop.life import Event, How, Life, Starting, Stopping
 from bridge.loop.listening import Listen, OnListen
+from bridge.loop.loops import make_loop
 from bridge.loop.reactor import BridgeReactor
 from bridge.loop.stalls import Lag, Stall, StallWatch
 from bridge.loop.threads import defer_to_worker, worker_stop

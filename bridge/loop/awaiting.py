@@ -17,7 +17,7 @@ import asyncio
 import functools
 import inspect
 from asyncio import AbstractEventLoop, Future, Task
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
 from twisted.internet import defer
@@ -44,17 +44,22 @@ class DeferredFuture(Future[_T]):
         """
         if self.done():
             return False
+        if self.deferred.called and not self.deferred.paused:
+            # It has fired and is about to be taken up. There is nothing left to stop, and a cancellation must not
+            # be lost.
+            return super().cancel(msg)
         self.deferred.cancel()
         return True
 
-    def _resolve(self, result: _T) -> _T:
+    def _take_up(self) -> None:
         if not self.done():
-            self.set_result(result)
+            self.deferred.addCallbacks(self._resolve, self._fail)
+
+    def _resolve(self, result: _T) -> _T:
+        self.set_result(result)
         return result
 
     def _fail(self, failure: Failure) -> Failure:
-        if self.done():
-            return failure
         exc = failure.value
         if isinstance(exc, defer.CancelledError | asyncio.CancelledError):
             super().cancel()
@@ -68,15 +73,6 @@ class DeferredFuture(Future[_T]):
         # Whoever awaits this has the error now; the chain need not report it as unhandled.
         self.get_loop().call_soon(_handled, self.deferred)
         return failure
-
-    def __await__(self) -> Generator[Any, None, _T]:
-        if self.done():
-            # Fired already: asyncio would go on without a break, and a loop over such
-            # Deferreds would starve everything else.
-            yield
-        return (yield from super().__await__())
-
-    __iter__ = __await__
 
 
 def _handled(deferred: Deferred[Any]) -> None:
@@ -97,7 +93,12 @@ def as_awaitable(deferred: Deferred[_T]) -> Future[_T]:
         raise NoRunningLoopError("Awaiting a Deferred") from None
     future: DeferredFuture[_T] = DeferredFuture(loop=loop)
     future.deferred = deferred
-    deferred.addCallbacks(future._resolve, future._fail)
+    if deferred.called and not deferred.paused:
+        # Fired already: asyncio would go on without a break, and a loop over such Deferreds would starve everything
+        # else. One turn of the loop later, it is awaited like any other.
+        loop.call_soon(future._take_up)
+    else:
+        deferred.addCallbacks(future._resolve, future._fail)
     return future
 
 

@@ -7,12 +7,12 @@ Refuses: to replace a reactor that somebody imported. It says who it was.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import sys
 from asyncio import AbstractEventLoop
 from typing import Any
 
 from bridge.errors import WrongLoopError, WrongReactorError
+from bridge.loop.loops import is_uvloop, make_loop
 from bridge.loop.reactor import BridgeReactor
 
 _REACTOR = "twisted.internet.reactor"
@@ -47,27 +47,8 @@ def install(loop: str = "auto") -> BridgeReactor:
     return reactor
 
 
-def make_loop(kind: str) -> AbstractEventLoop:
-    """
-    A new event loop of that kind.
-    """
-    if kind == "auto":
-        kind = "uvloop" if importlib.util.find_spec("uvloop") is not None else "asyncio"
-    if kind == "asyncio":
-        return asyncio.SelectorEventLoop()
-    if kind == "uvloop":
-        try:
-            import uvloop
-        except ImportError as exc:
-            raise WrongLoopError(
-                "The loop uvloop isn't installed here. `pip install uvloop`, or take --loop asyncio."
-            ) from exc
-        return uvloop.new_event_loop()
-    raise WrongLoopError(f"There is no loop {kind!r}. Take auto, asyncio or uvloop.")
-
-
 def _check(present: AbstractEventLoop, wanted: str) -> None:
-    kind = "uvloop" if type(present).__module__.partition(".")[0] == "uvloop" else "asyncio"
+    kind = "uvloop" if is_uvloop(present) else "asyncio"
     if wanted not in ("auto", "asyncio", "uvloop"):
         raise WrongLoopError(f"There is no loop {wanted!r}. Take auto, asyncio or uvloop.")
     if wanted not in ("auto", kind):

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 from asyncio import AbstractEventLoop, Future, Task
 from collections.abc import Callable
-from contextvars import Context
 from types import FrameType
 from typing import Any
 
@@ -30,6 +29,7 @@ from twisted.logger import Logger
 
 from bridge.errors import WrongLoopError
 from bridge.loop.children import Nursery
+from bridge.loop.descriptors import DescriptorReactor
 from bridge.loop.ledger import LIMITS, Ledger, Share
 from bridge.loop.limiter import install_limiter
 from bridge.loop.listening import ListeningReactor
@@ -46,7 +46,7 @@ _thread_call_failure = _log.failureHandler("while calling from thread")
 _PATIENCE = 1.0
 
 
-class BridgeReactor(ListeningReactor, TimedReactor):
+class BridgeReactor(ListeningReactor, DescriptorReactor, TimedReactor):
     """
     See the module. Made by L{bridge.loop.install}; tests may make their own.
 
@@ -311,31 +311,7 @@ class BridgeReactor(ListeningReactor, TimedReactor):
         Nothing to install: the loop has a waker of its own.
         """
 
-    # -- descriptors -----------------------------------------------------------------------
-
-    def addReader(self, reader: Any) -> None:
-        # A loop's handle keeps the context it is made in for as long as the descriptor is
-        # watched, and a connection outlives the request that opened it.
-        Context().run(super().addReader, reader)
-
-    def addWriter(self, writer: Any) -> None:
-        Context().run(super().addWriter, writer)
-
-    def _readOrWrite(self, selectable: Any, read: bool) -> None:
-        # And each event in a fresh one: what one event's callbacks set is not the next one's.
-        Context().run(super()._readOrWrite, selectable, read)
-
-    def removeReader(self, reader: Any) -> None:
-        if self._asyncioEventloop.is_closed():
-            self._readers.pop(reader, None)
-        else:
-            super().removeReader(reader)  # type: ignore[no-untyped-call]
-
-    def removeWriter(self, writer: Any) -> None:
-        if self._asyncioEventloop.is_closed():
-            self._writers.pop(writer, None)
-        else:
-            super().removeWriter(writer)  # type: ignore[no-untyped-call]
+    # -- children --------------------------------------------------------------------------
 
     def spawnProcess(self, *args: Any, **kwargs: Any) -> Any:
         child = super().spawnProcess(*args, **kwargs)  # type: ignore[no-untyped-call]

@@ -7,11 +7,14 @@ fails there: L{on_stock}.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -69,6 +72,21 @@ def on_stock(code: str, loop: str = "asyncio", timeout: float = 30) -> Ran:
     Run the code with Twisted's own asyncio reactor installed.
     """
     return run((STOCK if loop == "asyncio" else STOCK_UVLOOP) + textwrap.dedent(code), timeout=timeout)
+
+
+def suite(kind: str, *names: str, timeout: float) -> dict[str, Any] | None:
+    """
+    What came of Twisted's own tests on that reactor; None where they didn't end in time.
+    """
+    command = [sys.executable, "-W", "ignore", "-m", "tests.loop.twisted_suite", kind, *names]
+    with tempfile.TemporaryDirectory() as folder:
+        # trial's tests write where they run.
+        ran = finish(command, timeout, cwd=Path(folder))
+    if ran.status is None:
+        return None
+    assert ran.passed, ran.err
+    found: dict[str, Any] = json.loads(ran.out.splitlines()[-1])
+    return found
 
 
 def _text(data: bytes | str | None) -> str:

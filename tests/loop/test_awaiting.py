@@ -21,7 +21,7 @@ from twisted.logger import globalLogPublisher
 
 from bridge.errors import NoRunningLoopError
 from bridge.loop.awaiting import as_awaitable, as_deferred, returns_awaitable, returns_deferred, shielded
-from bridge.loop.install import make_loop
+from bridge.loop.loops import make_loop
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -154,6 +154,21 @@ def test_cancelling_waits_for_the_deferreds_clean_up(run):
 
     assert ["asked", "cleaned", "returned"] == run(main(as_awaitable))
     assert ["asked", "returned", "cleaned"] == run(main(lambda d: d.asFuture(asyncio.get_running_loop())))
+
+
+def test_cancelling_the_await_of_a_fired_deferred_is_not_lost(run):
+    """
+    A task that is cancelled while it takes up what has fired already is cancelled. (Seen to go on without the check.)
+    """
+
+    async def main():
+        waiting = asyncio.create_task(returns_awaitable(lambda: defer.succeed(1))())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        return waiting.cancelled()
+
+    assert run(main()) is True
 
 
 def test_timeouts_wait_for_the_clean_up_too(run):

@@ -4,7 +4,7 @@ The reactor in both modes, on both loops.
 
 from __future__ import annotations
 
-from tests.loop.snippets import both_loops, on_bridge, on_stock, run
+from tests.loop.snippets import both_loops, on_bridge, on_stock, run, suite
 
 RUNNING_LOOP = """
     import asyncio
@@ -292,3 +292,55 @@ def test_listen_hook_sees_every_way_to_listen(loop):
     )
 
     assert ran.passed, ran.err
+
+
+RESET = """
+    import socket, struct, threading, time
+    from twisted.internet import protocol, reactor
+    lost = []
+    class Slow(protocol.Protocol):
+        def connectionMade(self):
+            self.transport.pauseProducing()
+            # More than one read takes, and then a reset.
+            reactor.callLater(0.3, self.transport.resumeProducing)
+        def connectionLost(self, reason):
+            lost.append(reason.type)
+            reactor.stop()
+    def peer(port):
+        s = socket.create_connection(("127.0.0.1", port))
+        s.sendall(b"x" * 400_000)
+        time.sleep(0.1)
+        # A FIN behind the data, then a reset: the data stays readable.
+        s.shutdown(socket.SHUT_WR)
+        s.close()
+    def go():
+        factory = protocol.Factory.forProtocol(Slow)
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
+        threading.Thread(target=peer, args=(port,), daemon=True).start()
+    reactor.callWhenRunning(go)
+    reactor.callLater(3, reactor.crash)
+    reactor.run()
+    assert lost, "never lost"
+"""
+
+
+@both_loops
+def test_a_connection_that_ends_with_data_unread_is_lost(loop):
+    """
+    What was sent before the end is read, and then the connection is lost.
+    """
+    ran = on_bridge(RESET, loop)
+
+    assert ran.passed, ran.err
+
+
+def test_uvloop_reads_a_reset_connection_to_its_end():
+    """
+    uvloop tells of an error once. Twisted's own test of an aborted connection hangs on the stock reactor on uvloop.
+    """
+    name = "twisted.internet.test.test_tcp.AbortConnectionTests_{}Tests.test_resumeProducingThrows"
+    ours = suite("bridge-uvloop", name.format("BridgeUvloop"), timeout=40)
+    theirs = suite("stock-uvloop", name.format("StockUvloop"), timeout=4)
+
+    assert (1, {}) == (ours["ran"], ours["failed"])
+    assert theirs is None, "the trap is gone from uvloop"

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import STDLibLogObserver, globalLogPublisher
 
 from bridge.loop.context import About, run_as, set_about
-from bridge.loop.install import make_loop
+from bridge.loop.loops import make_loop
 from bridge.loop.reports import Reports
 from bridge.loop.stalls import Stall, StallWatch
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 
-from bridge.loop.install import make_loop
+from bridge.loop.loops import make_loop
 from bridge.loop.reactor import BridgeReactor
 
 

@@ -1,0 +1,186 @@
+"""
+What the loop room costs: awaiting a Deferred against awaiting a Future, `callLater` against the stock reactor's.
+
+    python -m tests.benchmarks.loop_overhead [asyncio|uvloop]
+
+Interleaved rounds, medians. The promises are 1.3× and 1.1×.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+from twisted.internet.defer import Deferred
+
+from bridge.loop import BridgeReactor, as_awaitable, as_deferred, make_loop
+
+ROUNDS = 15
+COUNT = 5_000
+
+
+async def await_futures() -> float:
+    """
+    Seconds for each await of a Future that a callback of the loop resolves.
+    """
+    loop = asyncio.get_running_loop()
+    began = time.perf_counter()
+    for _ in range(COUNT):
+        future = loop.create_future()
+        loop.call_soon(future.set_result, None)
+        await future
+    return (time.perf_counter() - began) / COUNT
+
+
+async def await_deferreds() -> float:
+    """
+    The same with a Deferred.
+    """
+    loop = asyncio.get_running_loop()
+    began = time.perf_counter()
+    for _ in range(COUNT):
+        deferred: Deferred[None] = Deferred()
+        loop.call_soon(deferred.callback, None)
+        await as_awaitable(deferred)
+    return (time.perf_counter() - began) / COUNT
+
+
+async def await_as_future() -> float:
+    """
+    The same with Twisted's own conversion, for comparison.
+    """
+    loop = asyncio.get_running_loop()
+    began = time.perf_counter()
+    for _ in range(COUNT):
+        deferred: Deferred[None] = Deferred()
+        loop.call_soon(deferred.callback, None)
+        await deferred.asFuture(loop)
+    return (time.perf_counter() - began) / COUNT
+
+
+async def await_created() -> float:
+    """
+    A Future and a Deferred nobody converts: what a Deferred costs before it crosses.
+    """
+    loop = asyncio.get_running_loop()
+    began = time.perf_counter()
+    for _ in range(COUNT):
+        deferred: Deferred[None] = Deferred()
+        deferred.addCallbacks(_same, _same)
+        future = loop.create_future()
+        loop.call_soon(deferred.callback, None)
+        loop.call_soon(future.set_result, None)
+        await future
+    return (time.perf_counter() - began) / COUNT
+
+
+def _same(result: object) -> object:
+    return result
+
+
+async def await_tasks_of_deferreds() -> float:
+    """
+    A coroutine as a Deferred, and back.
+    """
+
+    async def nothing() -> None:
+        pass
+
+    began = time.perf_counter()
+    for _ in range(COUNT):
+        await as_awaitable(as_deferred(nothing()))
+    return (time.perf_counter() - began) / COUNT
+
+
+def call_later(reactor: AsyncioSelectorReactor) -> float:
+    """
+    Seconds for each timer: made, fired; a thousand others pending.
+    """
+    pending = [reactor.callLater(1000 + index, _same, None) for index in range(1000)]
+    left = COUNT
+    took = [0.0]
+
+    def again() -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            reactor.callLater(0, again)
+        else:
+            took[0] = time.perf_counter() - began
+            reactor.crash()
+
+    began = time.perf_counter()
+    reactor.callLater(0, again)
+    reactor.run(installSignalHandlers=False)
+    for call in pending:
+        call.cancel()
+    return took[0] / COUNT
+
+
+def batch_later(reactor: AsyncioSelectorReactor) -> float:
+    """
+    Seconds for each timer, where many are made at once.
+    """
+    took = [0.0]
+
+    def go() -> None:
+        began = time.perf_counter()
+        for index in range(COUNT):
+            reactor.callLater(1 + index / COUNT, _same, None).cancel()
+        took[0] = (time.perf_counter() - began) / COUNT
+        reactor.crash()
+
+    reactor.callWhenRunning(go)
+    reactor.run(installSignalHandlers=False)
+    return took[0]
+
+
+def _interleaved(measures: dict[str, Callable[[], float]]) -> dict[str, float]:
+    taken: dict[str, list[float]] = {name: [] for name in measures}
+    gc.disable()
+    try:
+        for _ in range(ROUNDS):
+            for name, measure in measures.items():
+                taken[name].append(measure())
+            gc.collect()
+    finally:
+        gc.enable()
+    return {name: statistics.median(times) * 1e6 for name, times in taken.items()}
+
+
+def main(kind: str) -> None:
+    with asyncio.Runner(loop_factory=lambda: make_loop(kind)) as runner:
+        awaits = _interleaved(
+            {
+                "Future": lambda: runner.run(await_futures()),
+                "Deferred": lambda: runner.run(await_deferreds()),
+                "asFuture": lambda: runner.run(await_as_future()),
+                "both apart": lambda: runner.run(await_created()),
+                "there and back": lambda: runner.run(await_tasks_of_deferreds()),
+            }
+        )
+    ours, theirs = BridgeReactor(new_loop=lambda: make_loop(kind)), AsyncioSelectorReactor(make_loop(kind))
+    timers = _interleaved(
+        {
+            "stock callLater, fired": lambda: call_later(theirs),
+            "our callLater, fired": lambda: call_later(ours),
+            "stock callLater, cancelled": lambda: batch_later(theirs),
+            "our callLater, cancelled": lambda: batch_later(ours),
+        }
+    )
+    for name, micros in (awaits | timers).items():
+        print(f"{kind:8} {name:28} {micros:7.2f} µs")
+    print(f"{kind:8} awaiting a Deferred: {awaits['Deferred'] / awaits['Future']:.2f}x a Future")
+    for how in ("fired", "cancelled"):
+        ratio = timers[f"our callLater, {how}"] / timers[f"stock callLater, {how}"]
+        print(f"{kind:8} callLater, {how}: {ratio:.2f}x stock")
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1:] or ["asyncio", "uvloop"]:
+        main(each)
