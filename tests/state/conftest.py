@@ -32,19 +32,18 @@ def store(url: str) -> Iterator[Store]:
     opened.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers("postgresql"))])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """
-    A state on each database; PostgreSQL where BGSERVER_TEST_POSTGRES names a server.
+    A state on each database.
     """
     if request.param == "sqlite":
         opened = Store.open(f"sqlite:///{tmp_path / 'state.db'}", patience=0.2)
         yield opened
         opened.close()
         return
-    server = os.environ.get("BGSERVER_TEST_POSTGRES")
-    if not server:
-        pytest.skip("BGSERVER_TEST_POSTGRES names no server")
+    pytest.importorskip("psycopg")
+    server = os.environ.get("BGSERVER_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432/postgres")
     name = f"bgserver_test_{os.getpid()}"
     admin = sa.create_engine(sa.make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
