@@ -143,12 +143,14 @@ class WorkerPool(ThreadPool):
         while job is not None:
             with self._guard:
                 self._busy[thread] = job
-            self._run(job)
+            ok, result = self._run(job)
+            # Before the result is out: whoever gets it finds the slot free.
             with self._guard:
                 del self._busy[thread]
                 self._idle += 1
             self._ledger.give_back(job.share)
-            del job
+            self._report(job, ok, result)
+            del job, result
             job = self._next_job()
         with self._guard:
             self.threads.remove(thread)
@@ -177,14 +179,14 @@ class WorkerPool(ThreadPool):
             self._idle -= 1
             return True
 
-    def _run(self, job: _Job) -> None:
+    def _run(self, job: _Job) -> tuple[bool, Any]:
         try:
             # A copy: what the job sets is not its callback's.
             ok, result = True, job.context.copy().run(_with_stop, job.stop, job.function)
         except BaseException as exc:
             ok, result = False, failure_of(exc)
         job.function = _done
-        self._report(job, ok, result)
+        return ok, result
 
     def _report(self, job: _Job, ok: bool, result: Any) -> None:
         on_result, job.on_result = job.on_result, None
