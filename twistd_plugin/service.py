@@ -11,6 +11,7 @@ Refuses: to decide anything.  L{bridge.compose} does.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
@@ -28,9 +29,10 @@ class HarnessService(Service):
     One composed server as a child of twistd's application.
     """
 
-    def __init__(self, server: Any, daemon: bool) -> None:
+    def __init__(self, server: Any, daemon: bool, pidfile: str) -> None:
         self._server = server
         self._daemon = daemon
+        self._pidfile = pidfile
         self.setName("bgserver")
 
     def privilegedStartService(self) -> None:
@@ -44,6 +46,9 @@ class HarnessService(Service):
             if self._daemon:
                 # The parent process waits for this and says it on the terminal.
                 raise
+            # twistd takes its file away after an exception only, not after an exit.
+            if self._pidfile:
+                Path(self._pidfile).unlink(missing_ok=True)
             refuse(error)
 
     def startService(self) -> None:
@@ -78,4 +83,4 @@ def makeService(options: Options) -> HarnessService:
         server = compose(options.config, install())
     except BridgeError as error:
         refuse(error)
-    return HarnessService(server, daemon)
+    return HarnessService(server, daemon, "" if parent is None else parent["pidfile"])
