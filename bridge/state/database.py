@@ -12,6 +12,7 @@ Refuses: to run on an event loop's thread by itself; every call here may block.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,8 +171,12 @@ def _sqlite(url: URL, shown: str, create: bool, patience: float) -> sa.Engine:
         # mode=rw: a file that is gone is an error, not a new and empty state.
         uri = f"{path.as_uri()}?mode=rw"
         connection = sqlite3.connect(uri, timeout=patience, uri=True, isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        try:
+            _write_ahead(connection, patience)
+            connection.execute("PRAGMA synchronous=FULL")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     engine = sa.create_engine("sqlite://", creator=opened, poolclass=NullPool)
@@ -182,6 +187,19 @@ def _sqlite(url: URL, shown: str, create: bool, patience: float) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection, patience: float) -> None:
+    # Of several processes that turn a new file to WAL at once, all but one are told
+    # "locked" without waiting: SQLite's own timeout doesn't cover this.
+    until = time.monotonic() + patience
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _postgresql(url: URL, patience: float) -> sa.Engine:
