@@ -1,16 +1,139 @@
 """
-Celery, RQ and Dramatiq.
+Celery, RQ and Dramatiq: the ways past one machine. The row is the outbox, and the broker carries ids only.
+
+Publishing blocks, and a frozen broker makes it block for long: it happens in a thread of its own, for the relay, and
+never for a request. What a broker loses is published again; a message that comes twice finds its row taken.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from modern_fastapi.settings import RefusedToStart, Settings
+
 from .base import Engine
+from .relay import Relay, Undeliverable
 
 if TYPE_CHECKING:
     from modern_fastapi.services import Services
 
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+QUEUE = "jobs"
+# Seconds after which a broker may take a task for lost; the rows have timeouts of their own.
+LONGEST_TASK = 3600
+DEFAULT_BROKER = "redis://127.0.0.1:6379/0"
+
+Publish = Callable[[Sequence[str]], None]
+
+
+def broker_url(settings: Settings) -> str:
+    """
+    Where the broker is.
+    """
+    return settings.broker or DEFAULT_BROKER
+
 
 def make_broker_engine(services: Services, name: str) -> Engine:
-    raise LookupError(name)
+    """
+    The engine of this name. Raises ``RefusedToStart`` where its package is not installed.
+    """
+    require(name)
+    return BrokerEngine(services, name, lambda: PUBLISHERS[name](services.settings))
+
+
+def require(name: str) -> None:
+    """
+    Raises ``RefusedToStart`` with the line that installs what is missing.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise RefusedToStart(
+            f"engine is {name!r}, and the package {name} is not installed: "
+            f"run pip install 'bgserver[{name}]' or choose another engine."
+        )
+
+
+class BrokerEngine:
+    """
+    Publishes the ids of due rows, for workers in other processes.
+    """
+
+    def __init__(self, services: Services, name: str, connect: Callable[[], Publish]) -> None:
+        self.name = name
+        self._connect = connect
+        self._publish: Publish | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._relay = Relay(services, name, self._deliver, patience=PATIENCE)
+
+    async def start(self, task_ids: Sequence[str]) -> None:
+        self._relay.bell.ring()
+
+    async def _deliver(self, task_ids: Sequence[str]) -> None:
+        def publish() -> None:
+            if self._publish is None:
+                self._publish = self._connect()
+            self._publish(task_ids)
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, publish)
+        except Exception as error:
+            # Each client has its own family of errors, and all of them mean that the rows wait.
+            raise Undeliverable(f"{type(error).__name__}: {error}") from error
+
+    async def run(self) -> None:
+        await self._relay.run()
+
+    async def close(self, grace: float) -> None:
+        # A publication under way ends by its own timeouts; the process need not wait for a frozen broker.
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _celery(settings: Settings) -> Publish:
+    from .celery_app import EXECUTE, make_celery
+
+    app = make_celery(settings)
+
+    def publish(task_ids: Sequence[str]) -> None:
+        for task_id in task_ids:
+            app.send_task(EXECUTE, args=[task_id], ignore_result=True)
+
+    return publish
+
+
+def _rq(settings: Settings) -> Publish:
+    from redis import Redis
+    from rq import Queue
+
+    connection = Redis.from_url(broker_url(settings), socket_timeout=2, socket_connect_timeout=1)
+    queue = Queue(QUEUE, connection=connection)
+
+    def publish(task_ids: Sequence[str]) -> None:
+        for task_id in task_ids:
+            queue.enqueue("modern_fastapi.engines.rq_worker.execute", task_id, result_ttl=0, failure_ttl=60)
+
+    return publish
+
+
+def _dramatiq(settings: Settings) -> Publish:
+    from dramatiq import Message
+
+    from .dramatiq_broker import ACTOR, make_broker
+
+    broker = make_broker(settings)
+    broker.declare_queue(QUEUE)
+
+    def publish(task_ids: Sequence[str]) -> None:
+        for task_id in task_ids:
+            message: Message[None] = Message(queue_name=QUEUE, actor_name=ACTOR, args=(task_id,), kwargs={}, options={})
+            broker.enqueue(message)
+
+    return publish
+
+
+PUBLISHERS: dict[str, Callable[[Settings], Publish]] = {"celery": _celery, "rq": _rq, "dramatiq": _dramatiq}

@@ -17,6 +17,7 @@ from modern_fastapi.clock import as_text
 
 if TYPE_CHECKING:
     from modern_fastapi.services import Services
+    from modern_fastapi.tasks.rows import Due
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Relay:
         self._deliver = deliver
         self._delay = timedelta(seconds=delay)
         self._patience = patience
-        self._handed: dict[str, tuple[float, float]] = {}
+        self._handed: dict[Due, tuple[float, float]] = {}
         self._down_since: float | None = None
         self.bell = Bell()
 
@@ -72,13 +73,13 @@ class Relay:
                 pause = self._services.settings.poll
             await self.bell.wait(pause)
 
-    async def _due(self) -> list[str]:
+    async def _due(self) -> list[Due]:
         rows, now = self._services.rows, self._services.clock.monotonic()
         until = as_text(self._services.clock.now() - self._delay)
         async with self._services.database.read() as connection:
             due = await rows.due(connection, self._engine, until)
-        self._handed = {task_id: self._handed[task_id] for task_id in due if task_id in self._handed}
-        fresh = [task_id for task_id in due if self._handed.get(task_id, (0.0, 0.0))[0] <= now]
+        self._handed = {row: self._handed[row] for row in due if row in self._handed}
+        fresh = [row for row in due if self._handed.get(row, (0.0, 0.0))[0] <= now]
         return fresh[:BATCH]
 
     async def _pause(self) -> float:
@@ -87,23 +88,24 @@ class Relay:
             due = await self._services.rows.next_due(connection, self._engine, as_text(self._services.clock.now()))
         return poll if due is None else min(poll, max(0.01, self._services.seconds_until(due)))
 
-    async def _hand_over(self, due: list[str]) -> None:
+    async def _hand_over(self, due: list[Due]) -> None:
         now = self._services.clock.monotonic()
+        task_ids = [task_id for task_id, _ in due]
         try:
-            await self._deliver(due)
+            await self._deliver(task_ids)
         except Undeliverable as error:
             if self._down_since is None:
                 self._down_since = now
                 log.error("%s cannot be reached, the rows wait: %s", self._engine, error)
             elif now - self._down_since >= self._patience:
                 async with self._services.database.write() as connection:
-                    await self._services.rows.move_to_table(connection, due)
+                    await self._services.rows.move_to_table(connection, task_ids)
                 self._services.bell.ring()
                 log.error("%s cannot be reached, %d rows went to the table", self._engine, len(due))
             return
         if self._down_since is not None:
             log.warning("%s can be reached again", self._engine)
             self._down_since = None
-        for task_id in due:
-            pause = min(LONGEST_PAUSE, 2 * self._handed.get(task_id, (0.0, self._patience / 2))[1])
-            self._handed[task_id] = (now + pause, pause)
+        for row in due:
+            pause = min(LONGEST_PAUSE, 2 * self._handed.get(row, (0.0, self._patience / 2))[1])
+            self._handed[row] = (now + pause, pause)

@@ -5,6 +5,8 @@ Every method that changes rows takes an open write transaction: whose it is deci
 loop have to pass its fence.
 """
 
+from __future__ import annotations
+
 import json
 import random
 import uuid
@@ -29,6 +31,10 @@ MAX_RESCUES = 20
 MAX_ERROR = 2000
 BACKOFF_FIRST = 0.2
 BACKOFF_CAP = 30.0
+
+
+# A row that waits, and how often it was started before.
+Due = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -141,15 +147,18 @@ class TaskRows:
         claims = await self._take(connection, list(found.scalars()))
         return claims[0] if claims else None
 
-    def _due(self, engine: str, until: str) -> Select[int, str, str]:
-        due = select(Task.seq, Task.id, Task.name).where(self._claimable(), Task.run_at <= until, Task.engine == engine)
+    def _due(self, engine: str, until: str) -> Select[*tuple[Any, ...]]:
+        due = select(Task.seq, Task.id, Task.name, Task.attempts).where(
+            self._claimable(), Task.run_at <= until, Task.engine == engine
+        )
         return due.order_by(Task.priority.desc(), Task.run_at, Task.seq)
 
-    async def due(self, connection: AsyncConnection, engine: str, until: str, limit: int = 1000) -> list[str]:
+    async def due(self, connection: AsyncConnection, engine: str, until: str, limit: int = 1000) -> list[Due]:
         """
-        The ids of an engine's rows that were due at ``until``, the most urgent first.
+        An engine's rows that were due at ``until``, the most urgent first.
         """
-        return [row.id for row in await connection.execute(self._due(engine, until).limit(limit))]
+        rows = await connection.execute(self._due(engine, until).limit(limit))
+        return [(row.id, row.attempts) for row in rows]
 
     async def move_to_table(self, connection: AsyncConnection, task_ids: Sequence[str]) -> None:
         """
