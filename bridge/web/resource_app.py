@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from bridge.web.channel import Channel, RawHeaders
+from bridge.web.sessions import SHADOW, OverlaySessions, shadow_of
 from bridge.web.transport import address_of
 from bridge.web.websocket_app import answer_websocket
 
@@ -38,7 +39,6 @@ Send = Callable[[Message], Awaitable[None]]
 HIGH_WATER = 65536
 # Under this name a server says which headers it adds to every answer by itself.
 ADDED_HEADERS = "bgserver.headers"
-SHADOW = "bgserver.shadow"
 
 
 @implementer(ITCPTransport, IPushProducer)
@@ -262,12 +262,13 @@ class ResourceApp:
         secure = scope.get("scheme") in ("https", "wss")
         made = SecureVirtualTransport if secure else VirtualTransport
         transport = made(address_of(scope.get("client")), address_of(scope.get("server")))
-        site = self.site
+        shadow = SHADOW in extensions
+        site = shadow_of(self.site) if shadow else self.site
         root = scope.get("root_path") or ""
         if root.strip("/"):
             segments = [unquote_to_bytes(part) for part in root.strip("/").split("/")]
             site = _RootedSite(site, segments)
-        channel = VirtualChannel(site, transport, home, log=SHADOW not in extensions)
+        channel = VirtualChannel(site, transport, home, log=not shadow)
         channel.without = extensions.get(ADDED_HEADERS, frozenset())
         transport.registerProducer(channel, True)
         return channel
@@ -286,12 +287,15 @@ class ResourceApp:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = _Exchange(receive, send)
         channel = exchange.channel = self.channel_for(scope, exchange)
-        if not channel.begin(*self.head_of(scope)):
-            await exchange.pump()
-            return
-        if await exchange.upload():
-            channel.complete()
-            await exchange.answer()
+        try:
+            if not channel.begin(*self.head_of(scope)):
+                await exchange.pump()
+            elif await exchange.upload():
+                channel.complete()
+                await exchange.answer()
+        finally:
+            if isinstance(channel.site.sessions, OverlaySessions):
+                channel.site.sessions.close()
 
 
 class _Exchange:

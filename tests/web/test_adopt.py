@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,8 @@ async def fetch(opened: Any) -> bytes:
         return body
     finally:
         client.abort()
-        try:
+        with suppress(OSError):
             await client.writer.wait_closed()
-        except OSError:
-            pass
 
 
 async def fetch_from(port: Any, **options: Any) -> bytes:
@@ -317,7 +315,7 @@ async def test_tls_context_of_the_application(tmp_path: Path) -> None:
     key, cert = certificate(tmp_path)
     trusting = ssl.create_default_context(cafile=cert)
     trusting.check_hostname = False
-    async with adopting() as (adopter, front):
+    async with adopting() as (_adopter, front):
         contexts = DefaultOpenSSLContextFactory(key, cert)
         port = reactor.listenSSL(0, site_of(), contexts, interface="127.0.0.1")  # type: ignore[attr-defined]
         [listener] = front.bind(f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={cert}", site_of(b"endpoint"))

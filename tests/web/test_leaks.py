@@ -23,7 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:twisted.web.resource:Deprecation
 
 WHOLE = (
     b"POST /later?x=1 HTTP/1.1\r\nHost: x\r\nCookie: a=b\r\nContent-Length: 120000\r\n\r\n" + b"b" * 120_000,
-    b"POST /now HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\nGET /later HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /now HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n"
+    b"GET /later HTTP/1.1\r\nHost: x\r\n\r\n",
 )
 
 
@@ -159,8 +160,8 @@ async def up_and_down(road: bool, folder: Path, size: int) -> int:
 
     block = b"m" * 65536
     big = folder / "big.bin"
-    with open(big, "wb") as file:
-        file.truncate(size)
+    big.touch()
+    os.truncate(big, size)
 
     class Count(Resource):
         isLeaf = True

@@ -92,7 +92,8 @@ def base(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "broken_of_test.py").write_text("import nothing_of_that_name\n")
     (tmp_path / "crooked_of_test.py").write_text("def (:\n")
     (tmp_path / "ok.tac").write_text(TAC)
-    (tmp_path / "empty.tac").write_text("from twisted.application.service import Application\napplication = Application('e')\n")
+    empty = "from twisted.application.service import Application\napplication = Application('e')\n"
+    (tmp_path / "empty.tac").write_text(empty)
     (tmp_path / "none.tac").write_text("x = 1\n")
     before = list(sys.path)
     yield tmp_path

@@ -205,14 +205,18 @@ CASES: dict[str, bytes] = {
     "no length": _of("POST /echo HTTP/1.1", "Host: x"),
     "get with body": _of("GET /echo HTTP/1.1", "Host: x", "Content-Length: 3", body=b"abc"),
     "short body": _of("POST /echo HTTP/1.1", "Host: x", "Content-Length: 9", body=b"short"),
-    "chunked": _of("POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", body=b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"),
+    "chunked": _of(
+        "POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", body=b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    ),
     "chunk extension": _of(
         "POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", body=b"3;a=b\r\nabc\r\n0\r\n\r\n"
     ),
     "trailers": _of(
         "POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", body=b"1\r\na\r\n0\r\nX-T: 1\r\n\r\n"
     ),
-    "upper-case chunked": _of("POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: Chunked", body=b"1\r\na\r\n0\r\n\r\n"),
+    "upper-case chunked": _of(
+        "POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: Chunked", body=b"1\r\na\r\n0\r\n\r\n"
+    ),
     "bad chunk": _of("POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", body=b"zz\r\nabc\r\n"),
     "chunk without end": _of("POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", body=b"3\r\nabcdef\r\n"),
     "chunked on 1.0": _of("POST /echo HTTP/1.0", "Transfer-Encoding: chunked", body=b"1\r\na\r\n0\r\n\r\n"),
@@ -226,7 +230,9 @@ CASES: dict[str, bytes] = {
         "POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", "Content-Length: 3", body=b"3\r\nabc\r\n0\r\n\r\n"
     ),
     "two lengths": _of("POST /echo HTTP/1.1", "Host: x", "Content-Length: 1", "Content-Length: 1", body=b"a"),
-    "two different lengths": _of("POST /echo HTTP/1.1", "Host: x", "Content-Length: 1", "Content-Length: 2", body=b"ab"),
+    "two different lengths": _of(
+        "POST /echo HTTP/1.1", "Host: x", "Content-Length: 1", "Content-Length: 2", body=b"ab"
+    ),
     "negative length": _of("POST /echo HTTP/1.1", "Host: x", "Content-Length: -1"),
     "plus length": _of("POST /echo HTTP/1.1", "Host: x", "Content-Length: +1", body=b"a"),
     "worded length": _of("POST /echo HTTP/1.1", "Host: x", "Content-Length: one"),
