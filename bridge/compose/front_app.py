@@ -7,6 +7,9 @@ Refuses: to decide.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import uuid
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -15,7 +18,9 @@ from twisted.web.server import Site
 
 from bridge.compose.stages import Stages
 from bridge.dispatch import Dispatcher
-from bridge.routing import Asks, Decision
+from bridge.dispatch.asgi import DECISION, App
+from bridge.loop import About, set_about
+from bridge.routing import Asks, Decision, Side
 
 _log = Logger()
 
@@ -32,6 +37,34 @@ class Whole(Protocol):
     started: bool
 
     def attached(self) -> AbstractAsyncContextManager[None]: ...
+
+
+@functools.lru_cache(maxsize=4096)
+def _facts(route: str, side: Side) -> About:
+    return About(route=route, side=side.value)
+
+
+def facts_of(decision: Decision) -> About:
+    """
+    Which route a request is for, and who answers it.
+    """
+    return _facts(decision.route.name, decision.answers)
+
+
+def working_for(side: Side, app: App) -> App:
+    """
+    The same application, with its requests named in what is reported about them.
+    """
+    numbers = itertools.count(1)
+    boot = uuid.uuid4().hex[:8]
+
+    async def named(scope: Any, receive: Any, send: Any) -> None:
+        decision = (scope.get("extensions") or {}).get(DECISION)
+        route = "-" if decision is None else decision.route.name
+        set_about(About(f"{boot}-{next(numbers)}", route, side.value))
+        await app(scope, receive, send)
+
+    return named
 
 
 class Composed:
@@ -69,8 +102,14 @@ class Composed:
     def decide(self, method: bytes, raw_path: bytes, asks: Asks) -> Decision:
         """
         The table's answer, read once for each request.
+
+        What runs from here on in this context works for that route, as the stall watch and
+        reports of errors say.  On the hot road it has no id of its own: making one costs
+        more than deciding.
         """
-        return self._server.stages.table.value.decide(method, raw_path, asks)
+        decision = self._server.stages.table.value.decide(method, raw_path, asks)
+        set_about(facts_of(decision))
+        return decision
 
     def site_for(self, listener: object) -> Any | None:
         """

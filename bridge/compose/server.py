@@ -25,7 +25,7 @@ from bridge.background.supervisor import LoopSupervisor
 from bridge.compose.control import ServerControl
 from bridge.compose.evidence import Evidence
 from bridge.compose.figures import figures
-from bridge.compose.front_app import Composed
+from bridge.compose.front_app import Composed, working_for
 from bridge.compose.loops import supervised
 from bridge.compose.reload import Reloader
 from bridge.compose.stages import Stages
@@ -122,7 +122,10 @@ class Server:
         self.life = Life(self.reactor, self.config.grace)
         self.front = Front(self.reactor, self.adopter)
         self.admin = Front(self.reactor)
-        sides: dict[Side, Any] = {Side.LEGACY: self._legacy_app, Side.MODERN: self.modern or self._legacy_app}
+        sides = {
+            Side.LEGACY: working_for(Side.LEGACY, self._legacy_app),
+            Side.MODERN: working_for(Side.MODERN, self.modern or self._legacy_app),
+        }
         self.shadows = ShadowQueue({}, _Nobody())
         if self.state is not None:
             self.evidence = Evidence(self.stages, self.state, self.books, sides, self.sandboxes)
