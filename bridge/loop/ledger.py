@@ -148,6 +148,13 @@ class Ledger:
         with self._lock:
             self._closed = True
 
+    @property
+    def closed(self) -> bool:
+        """
+        Whether it refuses.
+        """
+        return self._closed
+
     def waiting(self) -> list[object]:
         """
         Whoever waits for a slot.

@@ -20,12 +20,14 @@ from asyncio import AbstractEventLoop, Future, Task
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+from weakref import WeakSet
 
 from twisted.internet import error
 from twisted.internet._resolver import GAIResolver
 from twisted.internet._signals import SignalHandling, _WithSignalHandling
 from twisted.internet.base import ReactorBase
 from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
 
 from bridge.errors import WrongLoopError
 from bridge.loop.children import Nursery
@@ -69,6 +71,8 @@ class BridgeReactor(ListeningReactor, DescriptorReactor, TimedReactor):
         self.ledger = Ledger()
         self._threads_awaited = False
         self._names = WorkerPool(self.ledger, Share.NAMES, "names", fixed=True)
+        # Weakly: a pool whose threads have ended is nothing to wait for.
+        self._pools: WeakSet[WorkerPool] = WeakSet()
         self.on_signal: Callable[[int], object] = self._stop_then_crash
         self.exit_status = 0
         if eventloop is None:
@@ -273,22 +277,30 @@ class BridgeReactor(ListeningReactor, DescriptorReactor, TimedReactor):
         # Names are looked up on threads of their own: ten busy jobs must not delay a connect.
         self.installNameResolver(GAIResolver(self, lambda: self._names))  # type: ignore[arg-type]
         self.callWhenRunning(self._names.start)
+        self.addSystemEventTrigger("during", "shutdown", self.stop_threads)
         self.usingThreads = True
 
     def _initThreadPool(self) -> None:
         # A new pool has its size again, whatever the former one was told (trial tells it 0).
         self.ledger.set_limit(Share.LEGACY, LIMITS[Share.LEGACY])
         pool = self.threadpool = WorkerPool(self.ledger, Share.LEGACY, "twisted.internet.reactor")
+        self._pools.add(pool)
         self._threadpoolStartupID = self.callWhenRunning(pool.start)
-        self.threadpoolShutdownID = self.addSystemEventTrigger("during", "shutdown", self.stop_threads)
+        self.threadpoolShutdownID = self.addSystemEventTrigger("during", "shutdown", self._stopThreadPool)
+
+    def getThreadPool(self) -> ThreadPool:
+        if self.ledger.closed:
+            # It refuses, and says why; a new one would take work that nobody ever does.
+            return self._names
+        return super().getThreadPool()
 
     def stop_threads(self) -> None:
         """
         Tell all worker threads to stop, and refuse new work. Joins nothing.
         """
-        self._names.stop()
         if self.threadpool is not None:
-            self.threadpool.stop()
+            self._stopThreadPool()
+        self._names.stop()
         self.ledger.close()
 
     async def threads_ended(self, seconds: float) -> list[str]:
@@ -299,8 +311,8 @@ class BridgeReactor(ListeningReactor, DescriptorReactor, TimedReactor):
         if self._threads_awaited:
             seconds = 0.0
         self._threads_awaited = True
-        pools = [pool for pool in (self._names, self.threadpool) if isinstance(pool, WorkerPool)]
-        return [one for left in await asyncio.gather(*(pool.ended(seconds) for pool in pools)) for one in left]
+        left = await asyncio.gather(*(pool.ended(seconds) for pool in [self._names, *self._pools]))
+        return [one for each in left for one in each]
 
     def wakeUp(self) -> None:
         if not self._asyncioEventloop.is_closed():
