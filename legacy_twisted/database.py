@@ -82,7 +82,8 @@ class SQLite:
     """
 
     module = "sqlite3"
-    skipLocked = share = ""
+    skipLocked = ""
+    locks = ("", "")
 
     def __init__(self, url):
         self.path = url[len("sqlite:///") :]
@@ -140,7 +141,9 @@ class PostgreSQL:
 
     module = "psycopg"
     skipLocked = " FOR UPDATE OF t SKIP LOCKED"
-    share = " FOR SHARE"
+    # To read a row that must not change meanwhile; and one that we will
+    # change: two that share it first would wait for each other.
+    locks = (" FOR SHARE", " FOR UPDATE")
 
     def __init__(self, url):
         self.url = url

@@ -51,7 +51,7 @@ class Fence:
     def __init__(self, name, owner, database):
         self.name = name
         self.owner = owner
-        self._share = database.engine.share
+        self._locks = database.engine.locks
 
     def take(self, connection, epoch):
         """
@@ -69,16 +69,19 @@ class Fence:
             raise Fenced(self.name, epoch, present)
         self.epoch = present
 
-    def check(self, connection):
+    def check(self, connection, ticks=False):
         """
-        Called inside each transaction that writes for the loop.
+        Called inside each transaction that writes for the loop, before it
+        writes.
+
+        @param ticks: whether the transaction will change the fence's row.
         """
-        present = self._present(connection)
+        present = self._present(connection, ticks)
         if present != self.epoch:
             raise Fenced(self.name, self.epoch, present)
 
-    def _present(self, connection):
-        sql = "SELECT epoch FROM loops WHERE name = :name" + self._share
+    def _present(self, connection, ticks=True):
+        sql = "SELECT epoch FROM loops WHERE name = :name" + self._locks[ticks]
         return connection.row(sql, name=self.name)["epoch"]
 
     def ticked(self, connection, count=1):
@@ -264,7 +267,7 @@ class PeriodicLoop(Loop):
 
         @return: whether it was ours.
         """
-        self.fence.check(connection)
+        self.fence.check(connection, ticks=True)
         ours = connection.execute(
             "INSERT INTO ticks (key, loop, owner, epoch, committed_at)"
             " VALUES (:key, :name, :owner, :epoch, :now) ON CONFLICT DO NOTHING",

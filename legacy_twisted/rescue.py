@@ -32,7 +32,7 @@ class Rescue(PeriodicLoop):
             self.jobs.work()
 
     def round(self, connection):
-        self.fence.check(connection)
+        self.fence.check(connection, ticks=True)
         running = connection.rows(
             "SELECT id, owner, attempts, heartbeat, rescues, cancel_requested FROM tasks"
             " WHERE status = 'RUNNING'"
@@ -61,6 +61,11 @@ class Rescue(PeriodicLoop):
                 yield row
 
     def giveBack(self, connection, row):
+        # PostgreSQL: who ends this very task holds its row, and waits for
+        # the lock of the events that our other rows may have given us.
+        mine = "SELECT id FROM tasks t WHERE t.id = :id" + self.database.engine.skipLocked
+        if connection.row(mine, id=row["id"]) is None:
+            return 0
         rescues = row["rescues"] + 1
         error = None
         if row["cancel_requested"]:

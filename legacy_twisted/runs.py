@@ -185,7 +185,7 @@ class Crew:
         """
         while not self.ended.wait(BEAT):
             try:
-                self.write(self.beatOnce)
+                self.jobs.database.writeNow(self.beatOnce, self.jobs.boot)
             except Fenced as error:
                 self.refuse(error)
                 break

@@ -188,7 +188,12 @@ def claimOne(connection, owner, taskId, skipLocked=""):
     """
     now = timestamp()
     row = connection.row(CLAIMABLE + " AND t.id = :id" + skipLocked, now=now, id=taskId)
-    return None if row is None else take(connection, owner, row, now)
+    if row is None:
+        return None
+    limit = connection.row("SELECT * FROM limits WHERE name = :name", name=row["name"])
+    if limit is not None and (limit["paused"] or not admitted(connection, limit)):
+        return None
+    return take(connection, owner, row, now)
 
 
 def take(connection, owner, row, now):

@@ -119,6 +119,14 @@ class Page(resource.Resource):
     """
 
     status = http.OK
+    allowed = ("OPTIONS",)
+
+    def __init_subclass__(cls):
+        methods = {name[len("render_") :] for name in dir(cls) if name.startswith("render_")}
+        if "GET" not in methods:
+            # A Resource answers HEAD with its render_GET, whether it has one or not.
+            methods.discard("HEAD")
+        cls.allowed = tuple(sorted(methods | {"OPTIONS"}))
 
     def __init__(self, jobs):
         resource.Resource.__init__(self)
@@ -127,23 +135,13 @@ class Page(resource.Resource):
     def getChild(self, path, request):
         return NotFound(self.jobs)
 
-    def allowed(self):
-        methods = [
-            name[len("render_") :]
-            for name in dir(self)
-            if name.startswith("render_") and name != "render_HEAD"
-        ]
-        if "GET" in methods:
-            methods.append("HEAD")
-        return sorted([*methods, "OPTIONS"])
-
     def render(self, request):
         method = request.method.decode("latin-1")
         try:
             if method == "OPTIONS":
                 return self.options(request)
-            if method not in self.allowed():
-                allow = ", ".join(self.allowed()).encode()
+            if method not in self.allowed:
+                allow = ", ".join(self.allowed).encode()
                 raise Refusal(
                     http.NOT_ALLOWED,
                     "method_not_allowed",
@@ -165,7 +163,7 @@ class Page(resource.Resource):
         return self.render_GET(request)
 
     def options(self, request):
-        request.setHeader(b"Allow", ", ".join(self.allowed()).encode())
+        request.setHeader(b"Allow", ", ".join(self.allowed).encode())
         request.answerBytes(http.OK, None, b"")
         return server.NOT_DONE_YET
 

@@ -96,6 +96,7 @@ class BackgroundWorker(Crew):
         self.stop()
 
     def beatOnce(self, connection, owner):
+        self.fence.check(connection, ticks=True)
         Crew.beatOnce(self, connection, owner)
         self.fence.ticked(connection)
 

@@ -18,6 +18,17 @@ from legacy_twisted.settings import makeSettings
 NOON = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def reactor():
+    """
+    A LoopingCall looks for a reactor when it is made, whatever clock it gets then, and installs one where there is
+    none. The tests share a process with those that need the bridged one.
+    """
+    from bridge.loop import install
+
+    return install()
+
+
 class SteppedClock(task.Clock):
     """
     A reactor that is only a clock, with the wall clock's time beside it.

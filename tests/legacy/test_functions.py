@@ -47,7 +47,7 @@ def read(jobs, *path):
         return file.read()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(max_size=80), st.text("aß \n\r\t\u2028\xa0", max_size=80).map(str.encode)))
 def test_counts(jobs, monkeypatch, data):
     """

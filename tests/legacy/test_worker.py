@@ -275,7 +275,7 @@ def test_heartbeats_are_for_what_runs_here(jobs, worker):
     rows = worker.write(tasks.claim, 2)[0]
     worker.took(rows[0])
 
-    worker.write(worker.beatOnce)
+    jobs.database.writeNow(worker.beatOnce, jobs.boot)
 
     assert [1, 0] == [row[0] for row in jobs.sql("SELECT heartbeat FROM tasks ORDER BY seq")]
 
