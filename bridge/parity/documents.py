@@ -22,7 +22,7 @@ from bridge.parity.differences import Difference, Kind, shown
 from bridge.parity.ids import IdMap
 from bridge.parity.rules import Rules
 
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?\Z")
+_MOMENT = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?(?!\d)")
 _DIGITS = re.compile(r"\d")
 _PLAIN = re.compile(r"[^.\[\]]+\Z")
 
@@ -171,9 +171,14 @@ class DocumentComparison:
             self._add(Kind.TYPE, path, one, two)
 
     def _same_text(self, path: str, one: str, two: str) -> bool:
-        if self.ids is not None and self.ids.same_text(one, two):
-            return True
-        return bool(self.rules.moments) and _near(one, two, self.rules.moments)
+        if self.rules.moments:
+            lefts, rights = _MOMENT.findall(one), _MOMENT.findall(two)
+            if len(lefts) == len(rights) and all(map(self._near, lefts, rights)):
+                one, two = _MOMENT.sub("\0", one), _MOMENT.sub("\0", two)
+        return one == two or (self.ids is not None and self.ids.same_text(one, two))
+
+    def _near(self, one: str, two: str) -> bool:
+        return one == two or _near(one, two, self.rules.moments)
 
     def _same_number(self, path: str, one: Any, two: Any) -> bool:
         both = isinstance(one, int) and isinstance(two, int)
@@ -213,10 +218,8 @@ def _canonical(value: Any) -> str:
 
 def _near(one: str, two: str, seconds: float) -> bool:
     """
-    Whether two texts are times, written the same way, that lie near each other.
+    Whether two times are written the same way, and lie near each other.
     """
-    if not (_MOMENT.match(one) and _MOMENT.match(two)):
-        return False
     if _DIGITS.sub("0", one) != _DIGITS.sub("0", two):
         return False
     try:

@@ -38,7 +38,7 @@ def compare_effects(
         if ones and twos and len(ones) != len(twos):
             found.append(Difference(Kind.EFFECT_COUNT, path, str(len(ones)), str(len(twos))))
         for one, two in _matched(ones, twos, ids):
-            if not ids.same_text(one.key, two.key):
+            if not _same_key(one.key, two.key, ids):
                 found.append(Difference(Kind.ID, path, one.key, two.key))
             found += _values(path, one.value, two.value, rules, ids)
         for one in ones:
@@ -72,6 +72,16 @@ def _matched(ones: list[Effect], twos: list[Effect], ids: IdMap) -> list[tuple[E
     pairs += zip(ones[:count], twos[:count], strict=True)
     del ones[:count], twos[:count]
     return pairs
+
+
+def _same_key(one: str, two: str, ids: IdMap) -> bool:
+    """
+    Whether two keys are each other's: numbers that count rows are ids here.
+    """
+    if ids.same_text(one, two):
+        return True
+    (head, _, left), (other, _, right) = one.rpartition(":"), two.rpartition(":")
+    return head == other and left.isdecimal() and right.isdecimal() and ids.pairs(one, two)
 
 
 def _values(path: str, left: Any, right: Any, rules: Rules, ids: IdMap) -> list[Difference]:

@@ -51,10 +51,13 @@ def test_folders(tmp_path):
         log.write('{"a": 2}\nplain\n')
     (tmp_path / "copy" / "sub" / "old").unlink()
     (tmp_path / "copy" / "new").write_bytes(b"\xff\xfe")
-    found = {effect.key: effect.value for effect in copy.changes()}
+    changes = copy.changes()
+    found = {effect.key: effect.value for effect in changes}
 
     assert [] == before
-    assert {"op": "update", "lines": [{"a": 2}, "plain", ""]} == found["data:log"]
+    lines = [effect.value for effect in changes if effect.key == "data:log"]
+    assert [{"op": "append", "line": {"a": 2}}, {"op": "append", "line": "plain"}] == lines
+    assert 4 == len(net(changes))
     assert {"op": "delete"} == found["data:sub/old"]
     assert ("insert", 2) == (found["data:new"]["op"], found["data:new"]["size"])
     assert not (tmp_path / "copy" / "link").exists()
@@ -79,6 +82,27 @@ def test_folders_are_seeded_alike(tmp_path):
 
     assert ["a"] == [path.name for path in (tmp_path / "two").iterdir()]
     assert "1" == (tmp_path / "two" / "a").read_text()
+
+
+def test_folders_leave_apart_what_is_said(tmp_path):
+    """
+    A folder with a database in it is copied without it, and seeding anew doesn't touch
+    what another copy put there.
+    """
+    original = tmp_path / "data"
+    (original / "outbox").mkdir(parents=True)
+    for name in ("log", "jobs.db", "jobs.db-wal", "outbox/mail"):
+        (original / name).write_text("x")
+    copy = FolderCopy(original, tmp_path / "copy", "file", ("jobs.db*", "outbox/*"))
+
+    copy.seed(None)
+    (tmp_path / "copy" / "jobs.db").write_text("another's")
+    (tmp_path / "copy" / "left").write_text("x")
+    told = [effect.key for effect in copy.changes()]
+    copy.seed(None)
+
+    assert ["data:left"] == told
+    assert ["jobs.db", "log"] == sorted(path.name for path in (tmp_path / "copy").iterdir())
 
 
 def test_folders_without_an_original(tmp_path):

@@ -8,7 +8,7 @@ C{[legacy.sandbox]} and C{[modern.sandbox]}, beside the settings of the instance
     data = "sandbox/modern"
     copies = [
         { sqlite = "data/jobs.db", to = "sandbox/modern/jobs.db" },
-        { folder = "data/uploads", to = "sandbox/modern/uploads" },
+        { folder = "data", to = "sandbox/modern", except = ["jobs.db*", "outbox/*"] },
         { mail = "data/outbox", to = "sandbox/modern/outbox" },
         { postgresql = "postgresql:///jobs", to = "postgresql:///jobs_sandbox", template = "jobs_empty" },
     ]
@@ -84,11 +84,12 @@ def copies_of(sandbox: Mapping[str, Any], base: Path, source: str) -> tuple[dict
         if not isinstance(given, Mapping):
             raise SandboxError(where, 'it must be a table like { sqlite = "…", to = "…" }')
         kinds = [kind for kind in ("sqlite", "folder", "mail", "postgresql") if kind in given]
-        more = set(given) - {*kinds, "to", "template"}
+        more = set(given) - {*kinds, "to", *(key for kind in kinds for key in _MORE[kind])}
         if len(kinds) != 1 or "to" not in given or more or ("template" in given) != (kinds == ["postgresql"]):
             raise SandboxError(
                 where,
-                "it needs one of sqlite, folder, mail or postgresql, and `to`; postgresql needs `template` too",
+                "it needs one of sqlite, folder, mail or postgresql, and `to`; postgresql needs `template` too, "
+                "and folder and mail may have `except`",
             )
         kind, store, to = kinds[0], str(given[kinds[0]]), str(given["to"])
         if kind == "postgresql":
@@ -99,8 +100,12 @@ def copies_of(sandbox: Mapping[str, Any], base: Path, source: str) -> tuple[dict
         original, copied = (base / store).resolve(), (base / to).resolve()
         if copied == original or original in copied.parents or copied in original.parents:
             raise SandboxError(where, "the copy must lie neither at, in nor above the store itself")
-        made.append(SQLiteCopy(original, copied) if kind == "sqlite" else FolderCopy(original, copied, _KINDS[kind]))
+        if kind == "sqlite":
+            made.append(SQLiteCopy(original, copied))
+        else:
+            apart = tuple(map(str, given.get("except", ())))
+            made.append(FolderCopy(original, copied, "mail" if kind == "mail" else "file", apart))
     return settings, made
 
 
-_KINDS = {"folder": "file", "mail": "mail"}
+_MORE = {"sqlite": (), "folder": ("except",), "mail": ("except",), "postgresql": ("template",)}

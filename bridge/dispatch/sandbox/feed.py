@@ -26,6 +26,7 @@ import attrs
 from bridge.dispatch.asgi import App
 from bridge.dispatch.sandbox.copies import Copy
 from bridge.dispatch.sandbox.net import learned, net, private_ids, rewritten
+from bridge.dispatch.sandbox.traces import Trace, belongs
 from bridge.dispatch.shadows import ShadowQueue
 from bridge.dispatch.trial import Dropped, Request, Trial
 from bridge.parity import Effect, Observation, Recording, Rules, compare
@@ -61,12 +62,14 @@ class Sandbox:
     One side's second instance, and its copies.
 
     @ivar ids: The real ids, and what this instance calls the same.
+    @ivar unprompted: Tables and folders that it writes to by itself.
     """
 
     instance: Instance
     copies: Sequence[Copy]
     app: App | None = None
     ids: dict[str, str] = attrs.field(factory=dict)
+    unprompted: set[tuple[str, str]] = attrs.field(factory=set)
 
 
 @attrs.frozen
@@ -75,8 +78,10 @@ class Pace:
     How often, how long and how many.
 
     @ivar waiting: Writes that wait at most.
-    @ivar settle: Seconds in which background work of one write may go on.
-    @ivar look: Seconds between two looks at whether it has ended.
+    @ivar open: Writes whose background work may still go on, at most.
+    @ivar quiet: Seconds without a change after which a write's work has ended; C{settle}
+        at the latest.
+    @ivar look: Seconds between two looks at the copies.
     @ivar drift: How many writes in a row a side's own sandbox must answer otherwise
         than the side itself, until the copies are made anew.
     @ivar again: Seconds between two seedings, doubled each time, up to C{longest}.
@@ -84,8 +89,10 @@ class Pace:
     """
 
     waiting: int = 256
-    settle: float = 1.0
-    look: float = 0.02
+    open: int = 64
+    quiet: float = 1.0
+    settle: float = 10.0
+    look: float = 0.05
     drift: int = 3
     again: float = 5.0
     longest: float = 300.0
@@ -97,6 +104,17 @@ class _Write:
     decision: Decision
     request: Request
     seen: Recording
+
+
+@attrs.define(eq=False)
+class _Open:
+    """
+    A write that was run, and whose background work may still go on.
+    """
+
+    trial: Trial
+    traces: Mapping[Side, Trace]
+    since: float
 
 
 @attrs.define(eq=False)
@@ -116,6 +134,7 @@ class SandboxFeed:
     seedings: int = 0
     problem: str = ""
     _waiting: collections.deque[_Write] = attrs.field(factory=collections.deque)
+    _open: collections.deque[_Open] = attrs.field(factory=collections.deque)
     _wake: asyncio.Event = attrs.field(factory=asyncio.Event)
     _idle: asyncio.Event = attrs.field(factory=asyncio.Event)
     _stale: bool = True
@@ -211,6 +230,11 @@ class SandboxFeed:
                     await self._seed()
                 elif self._waiting:
                     await self._one(self._waiting.popleft())
+                    await self._close_open(self.pace.open)
+                elif self._open:
+                    await asyncio.sleep(self.pace.look)
+                    await self._look()
+                    await self._close_open(self.pace.open)
                 else:
                     self._wake.clear()
                     self._idle.set()
@@ -227,6 +251,7 @@ class SandboxFeed:
         self._pause = min(self.pace.longest, max(self.pace.again, self._pause * 2))
 
     async def _seed(self) -> None:
+        await self._close_open(0)
         await self._stop_instances()
         self._taken, self._stale = None, False
         began = self.queue.clock()
@@ -241,8 +266,10 @@ class SandboxFeed:
                 self._taken = (began, self.queue.clock())
         for sandbox in self.sandboxes.values():
             sandbox.app = await sandbox.instance.start()
-            # What an instance writes at its start is no write's effect.
-            await self._changes(sandbox)
+        # What an instance writes at its start, and by itself, is no write's effect.
+        for _ in range(2):
+            await asyncio.sleep(self.pace.quiet)
+            await self._look()
         self.seedings += 1
         self._strange = 0
         self.problem = ""
@@ -261,27 +288,72 @@ class SandboxFeed:
         sides = [side for side in (decision.shadows, decision.answers) if side in self.sandboxes]
         self.queue.shuffled(sides)
         found: dict[Side, Observation] = {}
-        stored: dict[Side, tuple[Effect, ...]] = {}
+        traces: dict[Side, Trace] = {}
         for side in sides:
             sandbox = self.sandboxes[side]
             assert sandbox.app is not None
-            ran = await self.queue.run(decision, sandbox.app, rewritten(request, sandbox.ids))
-            found[side], stored[side] = ran.observation, await self._changes(sandbox)
+            await self._look_at(side)
+            theirs = rewritten(request, sandbox.ids)
+            ran = await self.queue.run(decision, sandbox.app, theirs)
+            found[side], traces[side] = ran.observation, Trace.of(theirs, ran.observation)
+            await self._look_at(side, traces[side])
             if ran.lingering is not None:
                 # Nobody knows what it will still do: its copies are lost.
                 self.queue.own(ran.lingering(self.queue.limits.linger))
                 self._make_anew()
         answer = await self.queue.seen(write.seen)
         replicate, other = found.get(decision.answers), found[decision.shadows]
-        pair = None
-        if replicate is not None and all(self.sandboxes[side].copies for side in sides):
-            pair = (stored[decision.answers], stored[decision.shadows])
         for side in sides:
-            await self._look_for_leaks(side, decision, request, answer, found[side], stored[side])
             self._learn(self.sandboxes[side], answer, found[side])
         if not self._drifts(answer, other if replicate is None else replicate, replicate is None):
             self._pause = 0.0 if self._strange == 0 else self._pause
-        self.queue.judge_now(Trial(decision, request, answer, other, replicate, pair))
+            self._tries = 0
+        trial = Trial(decision, request, answer, other, replicate)
+        self._open.append(_Open(trial, traces, self.queue.clock()))
+
+    async def _close_open(self, most: int) -> None:
+        """
+        Judge the writes whose work has ended, in their order; and the oldest, where
+        more than C{most} are open.
+        """
+        while self._open:
+            first, now = self._open[0], self.queue.clock()
+            last = max([first.since, *(trace.last for trace in first.traces.values())])
+            ended = now - last >= self.pace.quiet or now - first.since >= self.pace.settle
+            if len(self._open) <= most and not ended:
+                return
+            self._open.popleft()
+            await self._judge(first)
+
+    async def _judge(self, done: _Open) -> None:
+        trial = done.trial
+        stored = {side: net(trace.changes) for side, trace in done.traces.items()}
+        answers, shadows = trial.decision.answers, trial.decision.shadows
+        assert shadows is not None
+        for side in stored:
+            own = trial.other if side is shadows else trial.replicate
+            assert own is not None
+            await self._look_for_leaks(side, trial.decision, trial.request, trial.answer, own, stored[side])
+        if answers in stored and all(self.sandboxes[side].copies for side in stored):
+            trial = attrs.evolve(trial, stored=(stored[answers], stored[shadows]))
+        self.queue.judge_now(trial)
+
+    async def _look(self) -> None:
+        for side in self.sandboxes:
+            await self._look_at(side)
+
+    async def _look_at(self, side: Side, current: Trace | None = None) -> None:
+        """
+        Read what was done to a side's copies, and give each change to the write that
+        it belongs to.
+        """
+        sandbox = self.sandboxes[side]
+        traces = [each.traces[side] for each in self._open if side in each.traces]
+        if current is not None:
+            traces.append(current)
+        for copy in sandbox.copies:
+            for change in await self._in_thread(copy.changes):
+                belongs(change, traces, current, sandbox.unprompted, self.queue.clock())
 
     def _learn(self, sandbox: Sandbox, answer: Observation, own: Observation) -> None:
         sandbox.ids.update(learned(answer, own))
@@ -322,21 +394,6 @@ class SandboxFeed:
             if where:
                 self.broke(decision.route, f"the sandbox of {side.value} wrote to the real store: {where}")
                 return
-
-    async def _changes(self, sandbox: Sandbox) -> tuple[Effect, ...]:
-        """
-        What was done to the copies, once nothing more is being done.
-        """
-        found: list[Effect] = []
-        until = self.queue.clock() + self.pace.settle
-        while True:
-            more = [effect for copy in sandbox.copies for effect in await self._in_thread(copy.changes)]
-            found += more
-            if (not more and found) or not sandbox.copies or self.queue.clock() >= until:
-                return net(found)
-            if not more:
-                until = min(until, self.queue.clock())
-            await asyncio.sleep(self.pace.look)
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         assert self._pool is not None

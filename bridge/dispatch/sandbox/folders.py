@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,14 @@ class FolderCopy:
     One folder and its copy.
 
     @ivar kind: What a file in it is called as an effect: C{file} or C{mail}.
+    @ivar apart: Patterns of relative names that are left alone: another copy's, or
+        nobody's.
     """
 
     original: Path
     copy: Path
     kind: str = "file"
+    apart: tuple[str, ...] = ()
     _seen: dict[str, _Stamp] = attrs.field(factory=dict)
 
     def seed(self, like: Copy | None) -> None:
@@ -42,23 +46,23 @@ class FolderCopy:
         Copy the tree.
         """
         source = like.copy if isinstance(like, FolderCopy) else self.original
-        if self.copy.exists():
-            shutil.rmtree(self.copy)
-        self.copy.mkdir(parents=True)
-        for name, _ in _files(source):
+        self.copy.mkdir(parents=True, exist_ok=True)
+        for name, _ in self._files(self.copy):
+            (self.copy / name).unlink(missing_ok=True)
+        for name, _ in self._files(source):
             target = self.copy / name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copy2(source / name, target, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # it went while we looked
-        self._seen = dict(_files(self.copy))
+        self._seen = dict(self._files(self.copy))
 
     def changes(self) -> list[Effect]:
         """
         The files that came, changed or went since.
         """
-        now = dict(_files(self.copy))
+        now = dict(self._files(self.copy))
         found = []
         for name in sorted(now.keys() | self._seen.keys()):
             before, after = self._seen.get(name), now.get(name)
@@ -68,9 +72,16 @@ class FolderCopy:
             if after is None:
                 found.append(Effect(self.kind, key, {"op": "delete"}))
                 continue
-            op = "insert" if before is None else "update"
-            start = before[0] if before is not None and before[0] < after[0] else 0
-            found.append(Effect(self.kind, key, {"op": op, **self._content(name, start)}))
+            if before is None or after[0] <= before[0] or before[2] != after[2]:
+                op = "insert" if before is None else "update"
+                found.append(Effect(self.kind, key, {"op": op, **self._content(name, 0)}))
+                continue
+            # A log: each line belongs to whoever wrote it.
+            content = self._content(name, before[0])
+            for line in content.pop("lines", ()):
+                found.append(Effect(self.kind, key, {"op": "append", "line": line}))
+            if content:
+                found.append(Effect(self.kind, key, {"op": "update", **content}))
         self._seen = now
         return found
 
@@ -92,7 +103,7 @@ class FolderCopy:
             return {"gone": True}
         if size == len(kept):
             try:
-                return {"lines": [_line(line) for line in kept.decode("utf-8").split("\n")]}
+                return {"lines": [_line(line) for line in kept.decode("utf-8").removesuffix("\n").split("\n")]}
             except UnicodeDecodeError:
                 pass
         return {"size": size, "digest": total.hexdigest()}
@@ -101,10 +112,15 @@ class FolderCopy:
         """
         Whether a file of the original is called by one of these ids.
         """
-        for name, _ in _files(self.original):
+        for name, _ in self._files(self.original):
             if any(each in name for each in ids):
                 return f"{self.original.name}:{name}"
         return ""
+
+    def _files(self, folder: Path) -> Iterator[tuple[str, _Stamp]]:
+        for name, stamp in _files(folder):
+            if not any(fnmatchcase(name, pattern) for pattern in self.apart):
+                yield name, stamp
 
     def close(self) -> None:
         """

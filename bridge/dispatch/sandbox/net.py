@@ -23,10 +23,11 @@ def net(changes: Iterable[Effect]) -> tuple[Effect, ...]:
     The changes of each row or file as one: what matters is what a write left behind,
     not in how many steps.
     """
-    first: dict[tuple[str, str], str] = {}
-    last: dict[tuple[str, str], Effect] = {}
-    for change in changes:
-        key = (change.kind, change.key)
+    first: dict[tuple[str, str, int], str] = {}
+    last: dict[tuple[str, str, int], Effect] = {}
+    for place, change in enumerate(changes):
+        # Each line that was appended to a file is a change of its own.
+        key = (change.kind, change.key, place if change.value["op"] == "append" else -1)
         first.setdefault(key, change.value["op"])
         last[key] = change
     made = []
@@ -35,7 +36,7 @@ def net(changes: Iterable[Effect]) -> tuple[Effect, ...]:
         if op == "delete" and came:
             continue
         value: dict[str, Any] = dict(change.value)
-        value["op"] = "insert" if came else "delete" if op == "delete" else "update"
+        value["op"] = op if op in ("append", "delete") else "insert" if came else "update"
         made.append(attrs.evolve(change, value=value))
     return tuple(made)
 

@@ -1,0 +1,94 @@
+"""
+Owns the question whose change a change is: an instance goes on working after its
+answer, and the next write is run meanwhile.
+
+A change belongs to the newest write with which it shares an id, or whose request or
+answer says its key; else to the write that is being run.  What an instance writes
+when nothing runs is its own, and so is whatever it writes there later.
+
+Refuses: to drop a change that a running write may have made, unless that place is
+known to change by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import MutableSet, Sequence
+
+import attrs
+
+from bridge.dispatch.sandbox.net import ids_of
+from bridge.dispatch.trial import Request
+from bridge.parity.ids import ID
+from bridge.parity.observe import Effect, Observation
+
+# A shorter key stands in too many texts by chance.
+_TELLING = 4
+
+
+@attrs.define(eq=False)
+class Trace:
+    """
+    What one write left in one sandbox, as far as it has come.
+
+    @ivar ids: The ids that are its own, or that it is about.
+    @ivar text: What its request and its answer say.
+    @ivar last: When the last change came.
+    """
+
+    ids: set[str]
+    text: str
+    changes: list[Effect] = attrs.field(factory=list)
+    last: float = 0.0
+
+    @classmethod
+    def of(cls, request: Request, answer: Observation) -> Trace:
+        """
+        The trace of a request in a sandbox's words, and of its answer.
+        """
+        scope = request.scope
+        said = b"\n".join([request.body, scope.get("query_string", b""), answer.prefix]).decode("utf-8", "replace")
+        text = f"{scope['path']}\n{said}"
+        return cls({*ID.findall(text), *ids_of(answer)}, text)
+
+    def add(self, change: Effect, at: float) -> None:
+        """
+        Take a change; a row that came is known by its id from now on.
+        """
+        self.changes.append(change)
+        self.last = at
+        if change.value["op"] == "insert":
+            self.ids.update(ID.findall(change.key))
+
+
+def belongs(
+    change: Effect,
+    traces: Sequence[Trace],
+    current: Trace | None,
+    unprompted: MutableSet[tuple[str, str]],
+    at: float,
+) -> None:
+    """
+    Give a change to the trace that it belongs to, if it belongs to any.
+
+    @param traces: Oldest first; C{current} is the one that is being run.
+    @param unprompted: What changes by itself, as a kind and the key's head.
+    """
+    head, _, name = change.key.partition(":")
+    ids = set(ID.findall(change.key))
+    trace = _newest(traces, ids)
+    if trace is None and len(name) >= _TELLING and not ids:
+        trace = next((each for each in reversed(traces) if name in each.text), None)
+    if trace is None:
+        trace = _newest(traces, set(ID.findall(json.dumps(change.value, default=str))))
+    if trace is None and (change.kind, head) not in unprompted:
+        if traces:
+            trace = current
+        else:
+            unprompted.add((change.kind, head))
+    if trace is not None:
+        trace.add(change, at)
+
+
+def _newest(traces: Sequence[Trace], ids: set[str]) -> Trace | None:
+    return next((each for each in reversed(traces) if not ids.isdisjoint(each.ids)), None) if ids else None
