@@ -278,20 +278,22 @@ def test_every_import_is_a_declared_dependency():
     """
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
     wanted = setup["options"]["install_requires"].splitlines()
-    for extra, requirements in setup["options.extras_require"].items():
-        if extra != "tests":
-            wanted += requirements.splitlines()
-    declared = {canonical(re.split(r"[\[<>=;~ ]", each, maxsplit=1)[0]) for each in wanted if each}
+    for requirements in (extras[name] for name in extras if name != "tests"):
+        wanted += requirements.splitlines()
+    declared = names_of(wanted)
+    declared_for_tests = declared | names_of(extras["tests"].splitlines())
     # pydantic pins its core to the patch level, and documents its names as its own.
     providers = {**importlib.metadata.packages_distributions(), "pydantic_core": ["pydantic"]}
     faults = []
-    for module in modules():
+    for module in modules(*TREES, "tests"):
+        known = declared_for_tests if module.room == "tests" else declared
         for each in module.imports():
             top = each.target.partition(".")[0]
-            if top in sys.stdlib_module_names or top in TREES:
+            if top in sys.stdlib_module_names or top in {*TREES, "tests"}:
                 continue
-            if not {canonical(name) for name in providers.get(top, [top])} & declared:
+            if not {canonical(name) for name in providers.get(top, [top])} & known:
                 faults += broken(module, [each], "not in setup.cfg")
 
     assert [] == faults
@@ -362,6 +364,13 @@ def test_the_facade_has_no_other_names():
 
     with pytest.raises(AttributeError, match="no attribute 'instal'"):
         bridge.instal
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    """
+    The distributions that these requirements ask for.
+    """
+    return {canonical(re.split(r"[\[<>=;~ ]", each, maxsplit=1)[0]) for each in requirements if each}
 
 
 def canonical(name: str) -> str:
