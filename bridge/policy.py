@@ -18,6 +18,7 @@ import attrs
 
 from bridge.config import EVERYTHING, Config, empty_config, parse_config
 from bridge.errors import ConfigError
+from bridge.routing import Stage
 
 POLICY = "bgserver.toml"
 FORCE_LEGACY = "BGSERVER_FORCE_LEGACY"
@@ -44,7 +45,7 @@ def find_policy(
     """
     found = _found(config, legacy, modern, cwd, example, built)
     if _forced(environ):
-        return attrs.evolve(found, force_legacy=True)
+        return attrs.evolve(found, force_legacy=True, options=found.options | {"force_legacy"})
     return found
 
 
@@ -89,30 +90,29 @@ def reload(old: Config, text: str, built: frozenset[str] = EVERYTHING) -> Config
     The policy that a running server goes on with after its file changed.
 
     What is bound when a server starts (addresses, applications, state, loops) stays
-    the old one's, whatever the file says now: L{needs_restart} names it.
+    the old one's, whatever the file says now: L{needs_restart} names it.  So is what
+    options and environment say, the switch for the worst night above all.
 
     @raise ConfigError: If the file is broken; the old policy stays.
     """
     new = parse_config(text, old.source, old.base, built)
-    return attrs.evolve(
-        old,
-        routes=new.routes,
-        default_route=new.default_route,
-        gate=new.gate,
-        force_legacy=new.force_legacy,
-        grace=new.grace,
-    )
+    taken = {name: getattr(new, name) for name in _READ if name not in old.options}
+    made = attrs.evolve(old, **taken)
+    if made.modern is None and any(route.stage is not Stage.LEGACY for route in (*made.routes, made.default_route)):
+        raise ConfigError(old.source, "modern", "its routes need a modern application, which only a restart brings")
+    return made
 
 
 def needs_restart(old: Config, text: str, built: frozenset[str] = EVERYTHING) -> tuple[str, ...]:
     """
-    The keys of the file that differ from what C{old}'s file could have said, and
-    that no reload changes.
+    The keys of the file that have changed, and that no reload changes; what options
+    say over the file isn't among them.
     """
     new = parse_config(text, old.source, old.base, built)
-    return tuple(name for name in _BOUND if getattr(old, name) != getattr(new, name))
+    return tuple(n for n in _BOUND if n not in old.options and getattr(old, n) != getattr(new, n))
 
 
+_READ = ("routes", "default_route", "gate", "force_legacy", "grace")
 _BOUND = ("listen", "admin", "state", "front", "site", "legacy", "modern", "loops")
 
 

@@ -296,6 +296,7 @@ def test_options_win_over_the_file() -> None:
     )
 
     assert same == config
+    assert other.options >= {"listen", "legacy", "force_legacy"}
     assert (other.listen, other.admin, other.front, other.loop) == (("tcp:1",), "off", "twisted", "uvloop")
     assert (other.state, other.site, other.force_legacy) == ("sqlite:////home/me/x.db", "tcp:2", True)
     assert other.legacy is not None

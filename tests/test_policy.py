@@ -188,6 +188,32 @@ def test_what_wants_a_restart_is_named(tmp_path: Path) -> None:
     assert needs_restart(old, NEW) == ("listen", "legacy")
 
 
+def test_a_reload_leaves_what_options_and_environment_say(tmp_path: Path) -> None:
+    """
+    The switch for the worst night survives a SIGHUP: seen to fail when the file's own word was taken.
+    """
+    (tmp_path / "bgserver.toml").write_text(OLD)
+    old = found(tmp_path, BGSERVER_FORCE_LEGACY="1").merged(base=tmp_path, listen=["tcp:1"], legacy="mine:app")
+
+    config = reload(old, NEW.replace("force_legacy = true", ""))
+
+    assert config.force_legacy is True
+    assert config.listen == ("tcp:1",)
+    assert needs_restart(old, NEW) == ()
+
+
+def test_a_reload_cannot_bring_the_first_modern_application(tmp_path: Path) -> None:
+    """
+    Routes that would have nobody to go to are refused, and the old policy stays.
+    """
+    path = tmp_path / "bgserver.toml"
+    path.write_text(OLD.replace('[modern]\napp = "c:d"\n', ""))
+    old = read_policy(path, tmp_path, "bgserver.toml")
+
+    with pytest.raises(ConfigError, match="restart"):
+        reload(old, NEW)
+
+
 def test_of_a_broken_file_nothing_counts(tmp_path: Path) -> None:
     """
     The old policy stays, and the error names the key.

@@ -162,6 +162,8 @@ class Config:
     @ivar site: The address of the Site whose routes move.
     @ivar base: Where relative paths start.
     @ivar source: The policy's name in messages.
+    @ivar options: What was said over the file, by option or environment; a reload of
+        the file doesn't change it.
     """
 
     base: Path
@@ -180,6 +182,7 @@ class Config:
     default_route: RouteConfig = RouteConfig()
     routes: tuple[RouteConfig, ...] = ()
     loops: tuple[LoopConfig, ...] = ()
+    options: frozenset[str] = frozenset()
     _by_name: Mapping[str, RouteConfig] = attrs.field(init=False, repr=False, eq=False)
     _last: _LastTable = attrs.field(factory=lambda: _LastTable(), init=False, repr=False, eq=False)
 
@@ -260,7 +263,7 @@ class Config:
             if app is not None:
                 old = getattr(self, name) or AppConfig(app)
                 changes[name] = attrs.evolve(old, app=app, base=base)
-        return attrs.evolve(self, **changes)
+        return attrs.evolve(self, **changes, options=self.options.union(changes))
 
 
 def empty_config(base: Path) -> Config:
