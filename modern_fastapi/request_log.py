@@ -61,9 +61,13 @@ class RequestLog:
         Writes what waits.
         """
         if lines := list(self._lines):
-            await self._files.append(FILE, *lines)
-            for _ in lines:
-                self._lines.popleft()
+            # Taken first: where we are cancelled meanwhile, the thread writes them all the same.
+            self._lines.clear()
+            try:
+                await self._files.append(FILE, *lines)
+            except OSError:
+                self._lines.extendleft(reversed(lines))
+                raise
         if self._lost:
             log.error("%d lines of the request log were lost", self._lost)
             self._lost = 0
