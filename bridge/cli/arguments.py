@@ -83,6 +83,10 @@ def parser() -> argparse.ArgumentParser:
     _route(parity)
     parity.add_argument("--limit", type=_count, default=5, metavar="N", help="differences to show (default 5)")
 
+    verdict = parity.add_mutually_exclusive_group()
+    verdict.add_argument("--accept", metavar="RULE", help="leave a proposed difference out, under your name")
+    verdict.add_argument("--refuse", metavar="RULE", help="go on comparing it, and don't propose it again")
+
     report = command("report", "the whole migration: stages, evidence, differences, changes")
     report.add_argument("--limit", type=_count, default=20, metavar="N", help="changes to show (default 20)")
 

@@ -71,14 +71,27 @@ def _carry_out(given: Any) -> int:
     config = policy(given.config, given.state)
     if given.command == "check":
         return _check(config, given)
+    if given.command == "parity" and (given.accept or given.refuse):
+        found, shown = _rule(given, config)
+        _print(given, found, shown)
+        return OK
     desk = choose(config, given.admin, given.state, _say)
     found, shown = _answer(given, desk)
-    if given.json:
-        print(json.dumps(found, indent=None, ensure_ascii=False))
-    else:
-        console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
-        shown(found, console)
+    _print(given, found, shown)
     return OK
+
+
+def _print(given: Any, found: Any, shown: Callable[[Any, Console], None]) -> None:
+    if given.json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        shown(found, Console(soft_wrap=not sys.stdout.isatty(), highlight=False))
+
+
+def _rule(given: Any, config: Config) -> tuple[Any, Callable[[Any, Console], None]]:
+    # A matter of the state alone: what runs goes on by the rules that it began with.
+    rule, status = (given.accept, "accepted") if given.accept else (given.refuse, "refused")
+    return LocalDesk(config).answer(given.route, rule, status), show.answered
 
 
 def _answer(given: Any, desk: Answers) -> tuple[Any, Callable[[Any, Console], None]]:

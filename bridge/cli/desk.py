@@ -114,6 +114,9 @@ class LocalDesk:
     def rollback(self, name: str | None, why: str) -> list[dict[str, Any]]:
         return self._touch().rollback(name, who=whoami(), why=why)
 
+    def answer(self, name: str, rule: str, status: str) -> dict[str, Any]:
+        return self._touch().answer(name, rule, status, who=whoami())
+
     def hand_off(self, loop: str, stage: str, why: str) -> dict[str, Any]:
         return self._touch().hand_off(loop, stage, who=whoami(), why=why)
 

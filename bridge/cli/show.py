@@ -143,6 +143,15 @@ def differences(found: dict[str, Any], console: Console) -> None:
         )
 
 
+def answered(found: dict[str, Any], console: Console) -> None:
+    """
+    What a person decided about a proposed rule.
+    """
+    console.print(Text(f"{found['route']}: {found['rule']} is {found['status']}, owner {found['owner']}."))
+    if found["status"] == "accepted":
+        console.print("It counts from the server's next start or reload (SIGHUP) on; evidence begins anew then.")
+
+
 def _sample(sample: dict[str, Any], console: Console) -> None:
     table = _table("", "legacy", "modern")
     legacy, modern = sample.get("legacy") or {}, sample.get("modern") or {}

@@ -199,6 +199,22 @@ class Desk:
             "audit": None if change is None else change.id,
         }
 
+    def answer(self, name: str, rule: str, status: str, *, who: str) -> dict[str, Any]:
+        """
+        Accept or refuse a rule that A/A pairs suggested.  An accepted one makes other
+        evidence, so it counts from the next start or reload on, never in between.
+
+        @param status: "accepted" or "refused".
+        @raise RefusedChangeError: If no such rule was proposed.
+        """
+        route = self._find(name)
+        assert self.store is not None
+        if not self.store.answer_proposal(route.name, rule, status, who):
+            known = [proposal.rule for proposal in self.store.proposals(route.name)]
+            there = f"Proposed are: {', '.join(known)}." if known else "None was proposed yet."
+            raise RefusedChangeError(route.name, status, f"no rule {rule!r} was proposed for it", there)
+        return {"route": route.name, "rule": rule, "status": status, "owner": who}
+
     # -- evidence ------------------------------------------------------------------
 
     def differences(self, name: str, limit: int = 10) -> dict[str, Any]:

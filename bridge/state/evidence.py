@@ -244,16 +244,22 @@ class EvidenceRows(Rows):
         with self.database.reading("be read") as connection:
             return [Proposal(*row) for row in connection.execute(query)]
 
-    def answer_proposal(self, route: str, rule: str, status: str) -> bool:
+    def answer_proposal(self, route: str, rule: str, status: str, owner: str) -> bool:
         """
         Accept or refuse a proposed rule; False if there is none.
+
+        @param status: "accepted" or "refused".
+        @param owner: Who says so, and owns the rule from now on.
         """
         table = schema.proposals
         with self.database.writing("answer a proposal") as connection:
-            result = connection.execute(
-                sa.update(table).where(table.c.route == route, table.c.rule == rule).values(status=status)
+            found = connection.scalar(
+                sa.update(table)
+                .where(table.c.route == route, table.c.rule == rule)
+                .values(status=status, owner=owner)
+                .returning(table.c.rule)
             )
-        return result.rowcount == 1
+        return found is not None
 
     def add_evidence(self, route: str, identity: str, text: str, at: float) -> int:
         """

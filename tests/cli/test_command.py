@@ -183,6 +183,24 @@ def test_parity_shows_both_sides_and_the_request_again(folder: Path, bgctl: Bgct
     assert "no difference was seen: nothing was compared yet" in bgctl("parity", "POST /log").out
 
 
+def test_a_proposed_rule_is_accepted_under_ones_name(folder: Path, bgctl: Bgctl) -> None:
+    """
+    Noise is never left out silently: somebody says so, and owns it.
+    """
+    kept = store(folder)
+    kept.propose(EXPORT, "$.eta", "gate", 9.0, 0.25, 400)
+
+    accepted = bgctl("parity", EXPORT, "--accept", "$.eta")
+    unknown = bgctl("parity", EXPORT, "--refuse", "$.other")
+
+    (proposal,) = kept.proposals(EXPORT)
+    assert (accepted.status, unknown.status) == (0, 1)
+    assert (proposal.status, "@" in proposal.owner) == ("accepted", True)
+    assert "SIGHUP" in accepted.out
+    assert "Proposed are: $.eta" in unknown.err
+    assert json.loads(bgctl("parity", EXPORT, "--refuse", "$.eta", "--json").out)["status"] == "refused"
+
+
 def test_what_is_not_built_is_refused_by_name(bgctl: Bgctl) -> None:
     """
     Exit status 5, whatever stands behind the command.

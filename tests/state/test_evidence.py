@@ -93,11 +93,11 @@ def test_what_somebody_decided_about_a_rule_stays(any_store: Store) -> None:
     any_store.propose("r", "$.eta", "ann", 100.0, 0.2, 400)
     assert any_store.proposals("r") == [Proposal("r", "$.eta", "ann", 100.0, 0.2, 400, "proposed")]
 
-    assert any_store.answer_proposal("r", "$.eta", "refused") is True
+    assert any_store.answer_proposal("r", "$.eta", "refused", "bob") is True
     any_store.propose("r", "$.eta", "ann", 100.0, 0.9, 900)
 
-    assert any_store.proposals("r") == [Proposal("r", "$.eta", "ann", 100.0, 0.2, 400, "refused")]
-    assert any_store.answer_proposal("r", "$.other", "refused") is False
+    assert any_store.proposals("r") == [Proposal("r", "$.eta", "bob", 100.0, 0.2, 400, "refused")]
+    assert any_store.answer_proposal("r", "$.other", "refused", "bob") is False
 
 
 def test_what_a_ruling_stood_on_can_be_read_again(any_store: Store) -> None:
