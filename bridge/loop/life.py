@@ -125,11 +125,12 @@ class Life:
 
     @ivar grace: Seconds for the drain.
     @ivar events: What happened, in order.
-    @ivar watch: The stall watchdog, which runs from the start to the end.
+    @ivar watch: A stall watchdog that runs from the start to the end, where one is given.
     """
 
     _reactor: BridgeReactor
     grace: float = 4.0
+    watch: StallWatch | None = None
     events: list[Event] = attrs.field(factory=list, init=False)
     stage: Stage = attrs.field(default=Stage.NEW, init=False)
     _starting: dict[Starting, list[tuple[str, Step]]] = attrs.field(
@@ -138,7 +139,6 @@ class Life:
     _stopping: dict[Stopping, list[tuple[str, Step]]] = attrs.field(
         factory=lambda: {phase: [] for phase in Stopping}, init=False
     )
-    watch: StallWatch = attrs.field(init=False)
     _reports: Reports = attrs.field(init=False)
     _notifier: Notifier | None = attrs.field(factory=Notifier.from_environment, init=False)
     _tasks: set[Task[Any]] = attrs.field(factory=set, init=False)
@@ -149,7 +149,6 @@ class Life:
     _forced: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.watch = StallWatch(self._loop)
         self._reports = Reports(self._loop)
 
     def on_start(self, phase: Starting, name: str, step: Step) -> None:
@@ -220,7 +219,8 @@ class Life:
         self.stage = Stage.STARTING
         self._start_task = asyncio.current_task()
         self._reports.install()
-        self.watch.start()
+        if self.watch is not None:
+            self.watch.start()
         try:
             for phase in Starting:
                 for name, step in self._starting[phase]:
@@ -295,7 +295,8 @@ class Life:
                 self._note(phase, "threads", How.LEFT if left else How.DONE)
         if self._notifier is not None:
             self._notifier.close()
-        self.watch.stop()
+        if self.watch is not None:
+            self.watch.stop()
         self._reports.uninstall()
         self.stage = Stage.STOPPED
 

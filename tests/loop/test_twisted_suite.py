@@ -13,7 +13,12 @@ from tests.loop.snippets import suite
 
 #: The short form: what is closest to a reactor's heart, without sockets.
 SHORT = ["twisted.internet.test.test_core", "twisted.internet.test.test_time", "twisted.internet.test.test_threads"]
-WHOLE = ["twisted.internet.test", "twisted.test.test_defer", "twisted.test.test_threadpool", "twisted.test.test_threads"]
+WHOLE = [
+    "twisted.internet.test",
+    "twisted.test.test_defer",
+    "twisted.test.test_threadpool",
+    "twisted.test.test_threads",
+]
 
 
 def _failures(outcome: dict[str, Any] | None) -> set[str]:
