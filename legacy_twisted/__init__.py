@@ -1,8 +1,8 @@
 """
 The original: a back-office job server as a Twisted programmer wrote it.
 
-It needs Twisted and nothing else; ``twistd -ny legacy_twisted/server.tac``
-runs it.  Read it in this order:
+It needs Twisted and nothing else (for PostgreSQL, psycopg).  It is run by
+``twistd -ny legacy_twisted/server.tac``.  Read it in this order:
 
 - C{server}: the tree of services, and the Site;
 - C{pages}, C{taskpages}, C{filepages}, C{eventpages}, C{sessionpages}: the
@@ -10,7 +10,11 @@ runs it.  Read it in this order:
 - C{web}: what all resources share: requests, errors, JSON; C{fields} checks
   input, C{bodies} and C{multipart} read it while it arrives;
 - C{tasks}: the table of durable tasks; C{worker}: the consumer that runs
-  them on a pool of threads; C{functions}, C{mail}, C{primes}: what they do;
-- C{loops}, C{rescue}, C{chores}: the background loops;
-- C{database}, C{settings}: what everything stands on.
+  them on a pool of threads, and C{runs}: one run of one task; C{engines}:
+  other ways to run them;
+- C{functions}, C{mail}, C{primes}: what tasks do; C{processes}: the pool for
+  what would keep all threads busy;
+- C{loops}: what every background loop is; C{rescue}, C{chores}: the others;
+- C{database}, C{notify}, C{presence}, C{requestlog}, C{settings}: what
+  everything stands on.
 """

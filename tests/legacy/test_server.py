@@ -352,6 +352,46 @@ def memory(server) -> int:
     return int(re.search(r"VmRSS:\s+(\d+)", status).group(1))
 
 
+def requestDescriptors(server) -> int:
+    """
+    How many sockets and uploads the process has open; its databases open and close as threads come and go.
+    """
+    links = []
+    for descriptor in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(descriptor))
+    return sum(link.startswith("socket:") or "/uploads/" in link for link in links)
+
+
+def test_clients_that_go_leave_nothing(server):
+    """
+    The client gone at ten points of an upload: no file, no row, no descriptor.
+    """
+    head = b'--B\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+    body = head + b"line\n" * 50_000 + b"\r\n--B--\r\n"
+    request = (
+        b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    whole = request + body
+    server.ask("GET", "/tasks")
+    before = requestDescriptors(server)
+
+    for point in range(10):
+        client = socket.create_connection(("127.0.0.1", server.port))
+        client.sendall(whole[: point * len(whole) // 10 + 20])
+        # Answered on another connection: what was sent before has been read.
+        server.ask("GET", "/tasks")
+        client.close()
+
+    deadline = time.monotonic() + 10
+    while requestDescriptors(server) > before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert before >= requestDescriptors(server)
+    assert [] == os.listdir(server.folder / "data" / "uploads")
+    assert {"tasks": [], "next": None} == server.ask("GET", "/tasks")[1]
+
+
 @pytest.mark.parametrize("engine", ["table", "inline", "thread"])
 def test_engines_have_one_history(tmp_path, engine):
     """
