@@ -23,7 +23,7 @@ import attrs
 
 from tests.contract.cases import HEADERS, Case, FileEffect, Step, TaskEffect
 from tests.contract.patterns import Captured, expand, matches
-from tests.contract.stores import KEYS, Database, Files, Row, lines_between, look
+from tests.contract.stores import KEYS, TERMINAL, Database, Files, Row, lines_between, look
 from tests.contract.wire import Answer, Connection, WireError, request_bytes
 
 SETTLE = 5.0  # seconds that effects other than tasks may take to be seen
@@ -106,31 +106,37 @@ class Runner:
         return Picture(rows, attrs.evolve(last.files, others=others))
 
     def _steps(self, case: Case, captured: Captured) -> list[str]:
-        connection: Connection | None = None
         jar: dict[str, str] | None = {} if case.jar else None
-        for number, step in enumerate(case.steps, 1):
-            where = f"step {number} ({step.method} {step.target[:80]})"
-            for task in step.after:
-                status = self.database.settle(expand(task, captured))
-                if status is None or status in ("PENDING", "RUNNING", "RETRY"):
-                    return [f"{where}: task {expand(task, captured)} is {status} instead of ended"]
-            try:
-                connection = connection or Connection(self.address)
-                answer = connection.exchange(self._request(step, captured, jar), step.method, keep=step.keep)
-            except (WireError, OSError) as error:
-                return [f"{where}: {type(error).__name__}: {error}"]
-            finally:
-                if connection is not None and not step.keep:
-                    connection.close()
-                    connection = None
-            if step.keep and answer.closed:
-                connection = None
-            if jar is not None:
-                answer = _kept(jar, answer)
-            problems = self.compare(step, answer, captured)
-            if problems:
-                return [f"{where}: {problem}" for problem in problems]
+        kept: list[Connection] = []
+        try:
+            for number, step in enumerate(case.steps, 1):
+                problems = self._step(step, captured, jar, kept)
+                if problems:
+                    return [f"step {number} ({step.method} {step.target[:80]}): {problem}" for problem in problems]
+        finally:
+            for connection in kept:
+                connection.close()
         return []
+
+    def _step(self, step: Step, captured: Captured, jar: dict[str, str] | None, kept: list[Connection]) -> list[str]:
+        """
+        One step, on the connection in `kept` where the one before it left one there.
+        """
+        for task in (expand(name, captured) for name in step.after):
+            status = self.database.settle(task)
+            if status not in TERMINAL:
+                return [f"task {task} is {status} instead of ended"]
+        try:
+            connection = kept.pop() if kept else Connection(self.address)
+            kept.append(connection)
+            answer = connection.exchange(self._request(step, captured, jar), step.method, keep=step.keep)
+        except (WireError, OSError) as error:
+            return [f"{type(error).__name__}: {error}"]
+        if answer.closed or not step.keep:
+            kept.pop().close()
+        if jar is not None:
+            answer = _kept(jar, answer)
+        return self.compare(step, answer, captured)
 
     def _request(self, step: Step, captured: Captured, jar: Mapping[str, str] | None) -> bytes:
         content = step.content

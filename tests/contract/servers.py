@@ -22,8 +22,8 @@ import attrs
 ROOT = Path(__file__).resolve().parents[2]
 START = 30.0  # seconds until a server must listen
 
-# twistd alone: "Site starting on 40001"; uvicorn: "Uvicorn running on http://127.0.0.1:40001"; bgserver: an address.
-LISTENING = re.compile(r"(?:Site starting on |http://127\.0\.0\.1:|tcp:|127\.0\.0\.1:)([1-9][0-9]+)")
+# The legacy application alone, any uvicorn, and bgserver, each in its own words.
+LISTENING = re.compile(r"(?:Site starting on |(?:Uvicorn running|Listening) on http://127\.0\.0\.1:)([1-9][0-9]+)")
 
 
 class ServerError(Exception):

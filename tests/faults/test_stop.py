@@ -30,6 +30,16 @@ def expected_status(name: str, how: signal.Signals) -> set[int]:
     return {0} if name.startswith("owned") else {0, -how, 128 + how}
 
 
+def lasting(group: int) -> list[str]:
+    """
+    The processes of a group that are there two seconds later: multiprocessing's resource tracker ends after its parent.
+    """
+    deadline = time.monotonic() + 2
+    while (left := children(group)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "owned-modern" else pytest.mark.slow) for name in NAMES]
@@ -47,7 +57,7 @@ def test_a_stop_under_load_loses_nothing(
         begun = time.monotonic()
         status = server.stop(how)
         took = time.monotonic() - begun
-    left = children(server.process.pid)
+    left = lasting(server.process.pid)
     serve("legacy")
     settle_all(stored)
 
@@ -55,14 +65,15 @@ def test_a_stop_under_load_loses_nothing(
     assert took < 5.0
     assert [] == left
     assert [] == load.broken
-    assert "Traceback" not in server.said().replace("RuntimeError: unstable", ""), server.last_words()
+    said = server.said()
+    assert said.count("RuntimeError: unstable") == said.count("Traceback"), server.last_words()
     prove(stored, tmp_path / "data", load.accepted)
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "owned-legacy" else pytest.mark.slow) for name in NAMES]
 )
-def test_what_was_begun_is_ended(serve: Serve, database: Connect, name: str) -> None:
+def test_what_was_begun_is_ended(serve: Serve, database: Connect, tmp_path: Path, name: str) -> None:
     """
     A body that is half sent when the stop comes is read to its end and answered; who comes now is turned away.
 
@@ -85,12 +96,17 @@ def test_what_was_begun_is_ended(serve: Serve, database: Connect, name: str) -> 
         turned = idle.exchange(request_bytes("GET", "/healthz", "x"), "GET")
     except (OSError, WireError):
         turned = None
-    answer = slow.exchange(whole[-len(body) // 2 :], "POST", keep=True)
+    try:
+        answer = slow.exchange(whole[-len(body) // 2 :], "POST", keep=True)
+    except (OSError, WireError):
+        answer = None
     status = server.process.wait(10)
     idle.close()
     slow.close()
 
-    assert 202 == answer.status
+    # A bare twistd closes what was not wholly received: then nothing of it may be left.
+    assert answer is not None or name == "legacy"
+    assert answer is None or 202 == answer.status
     assert status in expected_status(name, signal.SIGTERM)
     if turned is not None:
         assert (503, "5") == (turned.status, turned.one("retry-after"))
@@ -99,4 +115,5 @@ def test_what_was_begun_is_ended(serve: Serve, database: Connect, name: str) -> 
         socket.create_connection(server.address, timeout=1)
     serve("modern")
     settle_all(stored)
-    assert ["SUCCESS"] == [row["status"] for row in stored.query("SELECT status FROM tasks")]
+    assert (["SUCCESS"] if answer else []) == [row["status"] for row in stored.query("SELECT status FROM tasks")]
+    assert [] == list((tmp_path / "data" / "uploads").iterdir())
