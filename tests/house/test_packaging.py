@@ -112,13 +112,16 @@ def test_the_sdist_builds_without_the_repository(built, checkout):
 @pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
 def test_an_install_brings_the_command_and_takes_it_away(kind, built, bare, installing):
     """
-    After `pip install`, `twistd --help` lists bgserver and bgctl is on the path; after `pip uninstall`, neither.
+    After `pip install`, twistd lists the command and the reactor, and bgctl is on the path; after `pip uninstall`, none
+    of them is there.
     """
     with installing(str(the_one(built, kind))):
         assert "bgserver" in bare.plugins()
+        assert "bgserver" in bare.run("twistd", "--help-reactors")
         assert "usage" in bare.run("bgctl", "--help").lower()
 
     assert "bgserver" not in bare.plugins()
+    assert "bgserver" not in bare.run("twistd", "--help-reactors")
     assert not (bare.bin / "bgctl").exists()
     assert [] == [str(each) for each in bare.home.rglob("*bgserver*") if "__pycache__" not in each.parts]
 
