@@ -14,6 +14,7 @@ import json
 import re
 from collections import Counter
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import attrs
@@ -22,7 +23,11 @@ from bridge.parity.differences import Difference, Kind, shown
 from bridge.parity.ids import IdMap
 from bridge.parity.rules import Rules
 
-_MOMENT = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?(?!\d)")
+# As ISO 8601, and as mails and HTTP write it.
+_MOMENT = re.compile(
+    r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?(?!\d)"
+    r"|\b[A-Z][a-z]{2}, \d\d? [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d (?:GMT|[+-]\d{4})\b"
+)
 _DIGITS = re.compile(r"\d")
 _PLAIN = re.compile(r"[^.\[\]]+\Z")
 
@@ -216,14 +221,24 @@ def _canonical(value: Any) -> str:
     return repr(value)
 
 
+def timeless(text: str) -> str:
+    """
+    A text without its times.
+    """
+    return _MOMENT.sub("", text)
+
+
 def _near(one: str, two: str, seconds: float) -> bool:
     """
     Whether two times are written the same way, and lie near each other.
     """
-    if _DIGITS.sub("0", one) != _DIGITS.sub("0", two):
-        return False
     try:
-        apart = datetime.fromisoformat(one) - datetime.fromisoformat(two)
+        if one[:1].isalpha():
+            apart = parsedate_to_datetime(one) - parsedate_to_datetime(two)
+        elif _DIGITS.sub("0", one) == _DIGITS.sub("0", two):
+            apart = datetime.fromisoformat(one) - datetime.fromisoformat(two)
+        else:
+            return False
     except (ValueError, TypeError):
         return False
     return abs(apart.total_seconds()) <= seconds

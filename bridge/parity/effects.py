@@ -1,11 +1,12 @@
 """
 Owns the comparison of what two runs did besides answering, under a map of ids.
 
-Effects are matched by kind and key: first those whose keys the map already pairs,
-then, within a kind and a kind of key (the part before the first colon), in their
-order.  An effect more or less is a difference, and so is every field of its value.
+Effects are matched within a kind and a kind of key (the part before the first colon):
+first those whose keys the map already pairs, then those that say the same under the
+map, and the rest in their order.  An effect more or less is a difference, and so is
+every field of its value.
 
-Refuses: to care in which order effects of different kinds came.
+Refuses: to care in which order effects came: two runs interleave what they do.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bridge.parity.differences import Difference, Kind, shown
-from bridge.parity.documents import DocumentComparison, parse
-from bridge.parity.ids import ID, IdMap
+from bridge.parity.documents import DocumentComparison, parse, timeless
+from bridge.parity.ids import ID, IdMap, names_id
 from bridge.parity.observe import Effect
 from bridge.parity.rules import Rules
 
@@ -60,18 +61,43 @@ def _matched(ones: list[Effect], twos: list[Effect], ids: IdMap) -> list[tuple[E
     """
     Take the pairs out of both lists: by key first, then by order.
     """
-    pairs = []
-    by_key = {two.key: two for two in reversed(twos)}
-    for one in list(ones):
-        two = by_key.pop(ids.rewrite(one.key), None)
-        if two is not None:
-            ones.remove(one)
-            twos.remove(two)
-            pairs.append((one, two))
+    pairs: list[tuple[Effect, Effect]] = []
+    for sign in (_name, _saying):
+        known: dict[str, list[Effect]] = {}
+        for two in twos:
+            known.setdefault(sign(two, None), []).append(two)
+        known.pop("", None)
+        for one in list(ones):
+            same = known.get(sign(one, ids))
+            if same:
+                two = same.pop(0)
+                ones.remove(one)
+                twos.remove(two)
+                pairs.append((one, two))
     count = min(len(ones), len(twos))
     pairs += zip(ones[:count], twos[:count], strict=True)
     del ones[:count], twos[:count]
     return pairs
+
+
+def _name(effect: Effect, ids: IdMap | None) -> str:
+    """
+    The key, in the right run's words; nothing where it only counts rows.
+    """
+    if effect.key.rpartition(":")[2].isdecimal():
+        return ""
+    return effect.key if ids is None else ids.rewrite(effect.key)
+
+
+def _saying(effect: Effect, ids: IdMap | None) -> str:
+    """
+    The value, in the right run's words, without what counts and what tells the time.
+    """
+    value = effect.value
+    if isinstance(value, dict):
+        value = {key: each for key, each in value.items() if not (isinstance(each, int) and names_id(key))}
+    text = timeless(json.dumps(value, default=str, sort_keys=True))
+    return text if ids is None else ids.rewrite(text)
 
 
 def _same_key(one: str, two: str, ids: IdMap) -> bool:

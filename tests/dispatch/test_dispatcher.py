@@ -9,9 +9,10 @@ import asyncio
 import pytest
 
 from bridge.dispatch import Dropped, Limits
+from bridge.dispatch.asks import ScopeAsks
 from bridge.dispatch.dispatcher import LifespanRefused
 from bridge.parity.observe import Ending
-from bridge.routing import Effects, Side, Stage
+from bridge.routing import Effects, Route, RouteTable, Side, Stage
 from tests.dispatch.conftest import answering
 
 
@@ -407,5 +408,31 @@ def test_a_path_without_its_raw_form_is_found(house, play):
             await h.dispatcher({"type": "http", "method": "GET", **more}, receive, send)
             heard.append(sent[1]["body"])
         assert [b"new", b"new"] == heard
+
+    play(story())
+
+
+def test_a_decision_that_was_made_is_kept(house, play):
+    """
+    Where the server has asked the table already, nobody asks again: dice are thrown
+    once, and a swap in between changes nothing.
+    """
+
+    async def story():
+        h = house(answering(b"old"), answering(b"new"), stage=Stage.MODERN)
+        made = h.dispatcher.table.value.decide(b"GET", b"/a", ScopeAsks({}))
+        h.dispatcher.table.swap(RouteTable.build([Route("GET /a")]))
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        async def receive():
+            return {"type": "http.request"}
+
+        scope = {"type": "http", "method": "GET", "path": "/a", "extensions": {"bgserver.decision": made}}
+        await h.dispatcher(scope, receive, send)
+
+        assert b"new" == sent[1]["body"]
 
     play(story())

@@ -317,6 +317,46 @@ def test_effects_more_or_less(left, right, expected):
     assert [] == kinds(run(left), run(right), Rules(("effect:row:t",)))
 
 
+def test_effects_of_runs_that_interleave():
+    """
+    Rows that are only counted are matched by what they say, in whatever order they came;
+    none of their numbers or times matters, and each field still does.
+    """
+
+    def run(first, events):
+        made = [
+            Effect(
+                "row",
+                f"events:{first + n}",
+                {"seq": first + n, "task_id": task, "status": status, "at": f"2026-11-21T20:00:0{n}.000000Z"},
+            )
+            for n, (task, status) in enumerate(events)
+        ]
+        return seen({"ids": sorted({task for task, _ in events})}, effects=made)
+
+    left = run(1, [(ONE, "PENDING"), (TWO, "PENDING"), (ONE, "SUCCESS"), (TWO, "SUCCESS")])
+    right = run(7, [(TWO, "PENDING"), (TWO, "SUCCESS"), (THREE, "PENDING"), (THREE, "SUCCESS")])
+    failed = run(7, [(TWO, "PENDING"), (TWO, "SUCCESS"), (THREE, "PENDING"), (THREE, "FAILURE")])
+    rules = Rules(moments=60.0)
+
+    assert [] == kinds(left, right, rules, IdMap())
+    assert [(Kind.VALUE, "effect:row:events.status")] == kinds(left, failed, rules, IdMap())
+
+
+def test_moments_in_texts():
+    """
+    Times inside a text count as times: a mail's date, a line of a table.
+    """
+    rules = Rules(moments=60.0)
+    line = "a,2026-11-21T20:00:00.000000Z,b"
+
+    assert [] == kinds(seen([line]), seen([line.replace("00.0", "05.0")]), rules)
+    mail = "Date: Sat, 21 Nov 2026 23:55:31 +0000"
+    assert [] == kinds(seen([mail]), seen([mail.replace("31", "59")]), rules)
+    assert [(Kind.VALUE, "$[0]")] == kinds(seen([mail]), seen([mail.replace("Nov", "Oct")]), rules)
+    assert [(Kind.VALUE, "$[0]")] == kinds(seen([mail]), seen([mail.replace("Nov", "Xyz")]), rules)
+
+
 def test_fingerprints_forget_values_and_places():
     """
     The same fault in another request, row or id is the same fault.

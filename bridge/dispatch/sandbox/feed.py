@@ -349,8 +349,6 @@ class SandboxFeed:
         """
         sandbox = self.sandboxes[side]
         traces = [each.traces[side] for each in self._open if side in each.traces]
-        if current is not None:
-            traces.append(current)
         for copy in sandbox.copies:
             for change in await self._in_thread(copy.changes):
                 belongs(change, traces, current, sandbox.unprompted, self.queue.clock())

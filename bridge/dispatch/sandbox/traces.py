@@ -2,9 +2,11 @@
 Owns the question whose change a change is: an instance goes on working after its
 answer, and the next write is run meanwhile.
 
-A change belongs to the newest write with which it shares an id, or whose request or
-answer says its key; else to the write that is being run.  What an instance writes
-when nothing runs is its own, and so is whatever it writes there later.
+A change belongs to the write that is being run, if they share an id, or if that
+write's request or answer says its key; else to the first with which it does: who made
+a task is whose its progress is.  A change that shares nothing with any is the running
+write's.  What an instance writes when nothing runs is its own, and so is whatever it
+writes there later.
 
 Refuses: to drop a change that a running write may have made, unless that place is
 known to change by itself.
@@ -71,18 +73,20 @@ def belongs(
     """
     Give a change to the trace that it belongs to, if it belongs to any.
 
-    @param traces: Oldest first; C{current} is the one that is being run.
+    @param traces: Those whose work may go on, oldest first; C{current} is the one that
+        is being run.
     @param unprompted: What changes by itself, as a kind and the key's head.
     """
     head, _, name = change.key.partition(":")
+    asked = traces if current is None else [current, *traces]
     ids = set(ID.findall(change.key))
-    trace = _newest(traces, ids)
+    trace = _first(asked, ids)
     if trace is None and len(name) >= _TELLING and not ids:
-        trace = next((each for each in reversed(traces) if name in each.text), None)
+        trace = next((each for each in asked if name in each.text), None)
     if trace is None:
-        trace = _newest(traces, set(ID.findall(json.dumps(change.value, default=str))))
+        trace = _first(asked, set(ID.findall(json.dumps(change.value, default=str))))
     if trace is None and (change.kind, head) not in unprompted:
-        if traces:
+        if asked:
             trace = current
         else:
             unprompted.add((change.kind, head))
@@ -90,5 +94,5 @@ def belongs(
         trace.add(change, at)
 
 
-def _newest(traces: Sequence[Trace], ids: set[str]) -> Trace | None:
-    return next((each for each in reversed(traces) if not ids.isdisjoint(each.ids)), None) if ids else None
+def _first(traces: Sequence[Trace], ids: set[str]) -> Trace | None:
+    return next((each for each in traces if not ids.isdisjoint(each.ids)), None) if ids else None
