@@ -20,17 +20,13 @@ from bridge.background.ownership import LoopStage
 from bridge.background.ownership import check_move as check_move_of_loop
 from bridge.config import Config, RouteConfig
 from bridge.errors import RefusedChangeError, UnknownLoopError
-from bridge.parity.gate import Gate, Ruling
-from bridge.parity.tally import AGAINST, DIFFERENT, IN_FAVOUR, Tally
+from bridge.parity.gate import Ruling
+from bridge.parity.tally import DIFFERENT, Tally
 from bridge.routing import Side, Stage, resolve
 from bridge.routing.moves import check_move, is_forward
-from bridge.state.stages import ROUTE, Change, Snapshot
+from bridge.state.stages import Change, Snapshot
 from bridge.state.store import Store
-
-Rule = Callable[[RouteConfig, Stage, Tally], Ruling]
-"""
-What the gate says of a route at a stage with these counts.
-"""
+from bridge.state.view import Rule, View, number, start
 
 
 @attrs.frozen
@@ -59,11 +55,13 @@ class Desk:
         """
         Every route and loop, and what the gate says.
         """
-        snapshot = self.snapshot()
+        return self._status(self._view())
+
+    def _status(self, view: View) -> dict[str, Any]:
         return {
-            "routes": [self._row(route, snapshot) for route in self._routes()],
-            "loops": [self._loop_row(loop.name, loop.stage, snapshot) for loop in self.config.loops],
-            "version": snapshot.version,
+            "routes": [view.row(route) for route in self._routes()],
+            "loops": [view.loop_row(loop) for loop in self.config.loops],
+            "version": view.snapshot.version,
             "policy": self.config.source,
             "force_legacy": self.config.force_legacy,
         }
@@ -75,14 +73,14 @@ class Desk:
         @raise UnknownRouteError: If there is none.
         """
         route = self._find(name)
-        row = self._row(route, self.snapshot())
+        row = self._view(route).row(route)
         row.update(
             outcomes=list(route.outcomes),
             ignore=list(route.ignore),
             tolerate=dict(route.tolerate),
             stream=route.stream,
             subject=str(route.selector),
-            canary_weight=_number(route.weight),
+            canary_weight=number(route.weight),
             start=route.stage.value,
             audit=self.audit(route.name, limit=20),
         )
@@ -106,13 +104,6 @@ class Desk:
 
     # -- moving --------------------------------------------------------------------
 
-    def ruling(self, name: str) -> Ruling:
-        """
-        What the gate says of a route where it stands.
-        """
-        route = self._find(name)
-        return self._ruling(route, self._standing(route, self.snapshot())[0])[0]
-
     def move(
         self,
         name: str,
@@ -131,9 +122,13 @@ class Desk:
         @raise StaleChangeError: If it was moved in the meantime.
         """
         route = self._find(name)
-        old = self._standing(route, self.snapshot())
-        new = target(route, stage, weight)
-        ruling, tally = self._ruling(route, old[0])
+        assert self.store is not None
+        view = View(self.config, self.snapshot(), self.rule, self.identities, self.clock())
+        old, new = view.standing(route), target(route, stage, weight)
+        forward = is_forward(old, new)
+        if forward:  # a way back reads no evidence
+            view = view.filled(self.store, route.name)
+        ruling, tally = view.ruling(route)
         check_move(
             route.name,
             old,
@@ -144,14 +139,13 @@ class Desk:
             force=force,
             why=why,
         )
-        assert self.store is not None
         change = self.store.set_stage(
             route.name,
             *new,
             who=who,
             why=why,
             forced=force,
-            evidence=self._kept(route, ruling, tally) if is_forward(old, new) else None,
+            evidence=self._kept(route, view.identity(route), ruling, tally) if forward else None,
             start=start(route),
             expect=old,
             at=self.clock(),
@@ -163,13 +157,13 @@ class Desk:
         Send one route, or with None all, back to legacy; a retired one has nowhere
         to go back to, and is passed over where all are meant.
         """
-        snapshot = self.snapshot()
         if name is not None:
             return [self.move(name, Stage.LEGACY, who=who, why=why)]
+        snapshot = self.snapshot()
         return [
             self.move(route.name, Stage.LEGACY, who=who, why=why)
             for route in self._routes()
-            if self._standing(route, snapshot)[0] not in (Stage.LEGACY, Stage.RETIRED)
+            if snapshot.routes.get(route.name, start(route))[0] not in (Stage.LEGACY, Stage.RETIRED)
         ]
 
     def hand_off(self, loop: str, stage: str, *, who: str, why: str) -> dict[str, Any]:
@@ -223,8 +217,10 @@ class Desk:
         request that shows it, the most frequent first; and what was proposed.
         """
         route = self._find(name)
-        identity = self._identity(route)
-        tally = self._tally(route, self._standing(route, self.snapshot())[0])
+        return self._differences(route, self._view(route), limit)
+
+    def _differences(self, route: RouteConfig, view: View, limit: int) -> dict[str, Any]:
+        identity, tally = view.identity(route), view.tally(route)
         made: dict[str, Any] = {
             "route": route.name,
             "identity": identity,
@@ -247,10 +243,11 @@ class Desk:
         The counters that the gate rules on, and what it says.
         """
         route = self._find(name)
-        ruling, tally = self._ruling(route, self._standing(route, self.snapshot())[0])
+        view = self._view(route)
+        ruling, tally = view.ruling(route)
         return {
             "route": route.name,
-            "identity": self._identity(route),
+            "identity": view.identity(route),
             "stage": tally.stage,
             "seconds": tally.seconds,
             "counts": dict(tally.counts),
@@ -264,11 +261,14 @@ class Desk:
         The whole migration: where everything stands, the most frequent differences
         of each route that has any, and the latest changes.
         """
-        made = self.status()
+        view = self._view()
+        made = self._status(view)
         stages = [row["stage"] for row in made["routes"]]
         made["stages"] = {stage.value: stages.count(stage.value) for stage in Stage if stage.value in stages}
         made["differences"] = [
-            found for route in self._routes() if (found := self.differences(route.name, 3))["differences"]
+            found
+            for route in self._routes()
+            if _ever_differed(view.tally(route)) and (found := self._differences(route, view, 3))["differences"]
         ]
         made["audit"] = self.audit(limit=limit)
         return made
@@ -283,77 +283,21 @@ class Desk:
         assert found is not None
         return found
 
-    def _standing(self, route: RouteConfig, snapshot: Snapshot) -> tuple[Stage, float]:
-        return snapshot.routes.get(route.name, start(route))
-
-    def _ruling(self, route: RouteConfig, stage: Stage) -> tuple[Ruling, Tally]:
-        tally = self._tally(route, stage)
-        if self.rule is not None:
-            return self.rule(route, stage, tally), tally
-        gate = Gate(self.config.gate)
-        ruling = gate.rule(
-            stage,
-            tally,
-            route.effects,
-            route.outcomes,
-            route.promote == "auto",
-            gate.split.of_counts(tally[AGAINST], tally[IN_FAVOUR]),
-        )
-        return ruling, tally
-
-    def _tally(self, route: RouteConfig, stage: Stage) -> Tally:
-        identity = self._identity(route)
-        if self.store is None or identity is None:
-            return Tally(stage=stage.value)
-        changes = self.store.audit(route.name, ROUTE, limit=1)
-        since = changes[0].at if changes else self.store.first_at(route.name, identity)
-        seconds = 0.0 if since is None else max(0.0, self.clock() - since)
-        return Tally(self.store.counts(route.name, identity), stage.value, seconds)
-
-    def _identity(self, route: RouteConfig) -> str | None:
+    def _view(self, route: RouteConfig | None = None) -> View:
+        view = View(self.config, self.snapshot(), self.rule, self.identities, self.clock())
         if self.store is None:
-            return None
-        return self.identities(route.name) or self.store.identity(route.name)
+            return view
+        return view.filled(self.store, None if route is None else route.name)
 
-    def _kept(self, route: RouteConfig, ruling: Ruling, tally: Tally) -> int | None:
-        identity = self._identity(route)
+    def _kept(self, route: RouteConfig, identity: str | None, ruling: Ruling, tally: Tally) -> int | None:
         if self.store is None or identity is None:
             return None
         text = json.dumps({"why": ruling.why, "seconds": tally.seconds, "counts": dict(tally.counts)}, sort_keys=True)
         return self.store.add_evidence(route.name, identity, text, self.clock())
 
-    def _row(self, route: RouteConfig, snapshot: Snapshot) -> dict[str, Any]:
-        stage, weight = self._standing(route, snapshot)
-        ruling, tally = self._ruling(route, stage)
-        return {
-            "route": route.name,
-            "stage": stage.value,
-            "weight": _number(weight),
-            "pairs": tally.pairs,
-            "mismatches": tally[DIFFERENT],
-            "gate": ruling.action.value,
-            "why": ruling.why,
-            "effects": route.effects.value,
-            "promote": route.promote,
-            "sample": route.sample,
-        }
 
-    def _loop_row(self, name: str, start_stage: str, snapshot: Snapshot) -> dict[str, Any]:
-        lease = None if self.store is None else self.store.lease(name)
-        holder = "" if lease is None or lease.holder is None else lease.holder
-        return {
-            "loop": name,
-            "owner": holder.partition(":")[0] or None,
-            "epoch": 0 if lease is None else lease.epoch,
-            "stage": snapshot.loops.get(name, start_stage),
-        }
-
-
-def start(route: RouteConfig) -> tuple[Stage, float]:
-    """
-    Where the policy starts a route.
-    """
-    return route.stage, route.weight if route.stage is Stage.CANARY else 0.0
+def _ever_differed(tally: Tally) -> bool:
+    return any(name.endswith(f".{DIFFERENT}") for name in tally.counts)
 
 
 def target(route: RouteConfig, stage: Stage, weight: float | None) -> tuple[Stage, float]:
@@ -371,8 +315,8 @@ def moved(name: str, old: tuple[Stage, float], new: tuple[Stage, float], change:
     """
     return {
         "route": name,
-        "from": {"stage": old[0].value, "weight": _number(old[1])},
-        "to": {"stage": new[0].value, "weight": _number(new[1])},
+        "from": {"stage": old[0].value, "weight": number(old[1])},
+        "to": {"stage": new[0].value, "weight": number(new[1])},
         "changed": change is not None,
         "audit": None if change is None else change.id,
     }
@@ -387,13 +331,9 @@ def change_row(change: Change) -> dict[str, Any]:
         "at": change.at,
         "who": change.who,
         change.kind: change.name,
-        "from": {"stage": change.old.stage, "weight": _number(change.old.weight)},
-        "to": {"stage": change.new.stage, "weight": _number(change.new.weight)},
+        "from": {"stage": change.old.stage, "weight": number(change.old.weight)},
+        "to": {"stage": change.new.stage, "weight": number(change.new.weight)},
         "why": change.why,
         "forced": change.forced,
         "evidence": change.evidence,
     }
-
-
-def _number(weight: float) -> float | int:
-    return int(weight) if weight == int(weight) else weight

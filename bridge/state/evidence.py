@@ -12,6 +12,7 @@ Refuses: to compare or to judge anything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import attrs
 import sqlalchemy as sa
@@ -21,6 +22,18 @@ from bridge.state.database import Rows
 
 SAMPLES_CAP = 64 * 1024 * 1024
 SAMPLE_CAP = 64 * 1024
+
+
+@attrs.frozen
+class Counted:
+    """
+    All counters of one identity of a route.
+    """
+
+    identity: str
+    counts: Mapping[str, int]
+    first_at: float
+    last_at: float
 
 
 @attrs.frozen
@@ -142,6 +155,29 @@ class EvidenceRows(Rows):
         with self.database.reading("be read") as connection:
             found: str | None = connection.scalar(query)
         return found
+
+    def counted(self, route: str | None = None) -> Mapping[str, list[Counted]]:
+        """
+        The counters of all routes, or of one, by route; of each the identity that was
+        counted last comes first.
+        """
+        table = schema.counts
+        query = sa.select(table)
+        if route is not None:
+            query = query.where(table.c.route == route)
+        with self.database.reading("be read") as connection:
+            rows = connection.execute(query).all()
+        kept: dict[tuple[str, str], list[sa.Row[Any]]] = {}
+        for row in rows:
+            kept.setdefault((row.route, row.identity), []).append(row)
+        made: dict[str, list[Counted]] = {}
+        for (name, identity), found in kept.items():
+            counts = {row.name: int(row.value) for row in found}
+            first, last = min(row.first_at for row in found), max(row.last_at for row in found)
+            made.setdefault(name, []).append(Counted(identity, counts, first, last))
+        for each in made.values():
+            each.sort(key=lambda counted: counted.last_at, reverse=True)
+        return made
 
     def add_fingerprints(self, route: str, identity: str, rows: Iterable[tuple[str, str, str, int]], at: float) -> None:
         """

@@ -10,6 +10,8 @@ Refuses: to say when a lease is too old.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 import sqlalchemy as sa
 
@@ -47,6 +49,14 @@ class Leases(Rows):
         with self.database.reading("be read") as connection:
             row = connection.execute(sa.select(table).where(table.c.name == name)).one_or_none()
         return None if row is None else Lease(row.name, row.holder, row.epoch, row.renewals)
+
+    def leases(self) -> Mapping[str, Lease]:
+        """
+        All of them, by name.
+        """
+        with self.database.reading("be read") as connection:
+            rows = connection.execute(sa.select(schema.leases)).all()
+        return {row.name: Lease(row.name, row.holder, row.epoch, row.renewals) for row in rows}
 
     def acquire(self, name: str, holder: str, seen: Lease | None, floor: int = 0) -> Lease | None:
         """

@@ -197,6 +197,17 @@ class Stages(Rows):
             for row in rows
         ]
 
+    def moved_at(self, route: str | None = None) -> Mapping[str, float]:
+        """
+        When each route, or one, was moved last.
+        """
+        table = schema.audit
+        query = sa.select(table.c.name, sa.func.max(table.c.at)).where(table.c.kind == ROUTE).group_by(table.c.name)
+        if route is not None:
+            query = query.where(table.c.name == route)
+        with self.database.reading("be read") as connection:
+            return {name: float(at) for name, at in connection.execute(query)}
+
     def _set(
         self,
         kind: str,
