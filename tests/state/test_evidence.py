@@ -110,3 +110,22 @@ def test_what_a_ruling_stood_on_can_be_read_again(any_store: Store) -> None:
     assert found is not None
     assert (found.route, found.identity, found.at, found.text) == ("r", "i", 5.0, '{"same": 326}')
     assert any_store.evidence(key + 1) is None
+
+
+def test_all_routes_are_read_at_once_the_latest_code_first(any_store: Store) -> None:
+    """
+    What a status of many routes needs: one query, and old code's counters behind the new ones'.
+    """
+    any_store.add_counts("r", "old", {"shadow.same": 300, "shadow.aa": 2}, at=1.0)
+    any_store.add_counts("r", "new", {"shadow.same": 2}, at=2.0)
+    any_store.add_counts("s", "code", {"shadow.same": 1}, at=3.0)
+    any_store.add_counts("s", "code", {"shadow.aa": 1}, at=4.0)
+
+    found = any_store.counted()
+    assert {name: [each.identity for each in rows] for name, rows in found.items()} == {
+        "r": ["new", "old"],
+        "s": ["code"],
+    }
+    assert found["r"][1].counts == {"shadow.same": 300, "shadow.aa": 2}
+    assert (found["s"][0].first_at, found["s"][0].last_at) == (3.0, 4.0)
+    assert any_store.counted("s") == {"s": found["s"]}

@@ -69,3 +69,13 @@ def test_the_new_epoch_lies_above_the_fence(any_store: Store) -> None:
     second = any_store.acquire("consumer", "b", first, floor=99)
 
     assert (first.epoch, second and second.epoch) == (42, 100)
+
+
+def test_all_leases_are_read_at_once(any_store: Store) -> None:
+    """
+    For who runs which loop.
+    """
+    gate = any_store.acquire("gate", "a", None)
+    consumer = any_store.acquire("consumer", "legacy:b", None)
+
+    assert any_store.leases() == {"gate": gate, "consumer": consumer}

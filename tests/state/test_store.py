@@ -105,6 +105,19 @@ def test_loops_and_routes_are_kept_apart(any_store: Store) -> None:
     assert [change.kind for change in any_store.audit("x", kind="loop")] == ["loop"]
 
 
+def test_when_a_route_was_moved_last_is_read_for_all_at_once(any_store: Store) -> None:
+    """
+    Loops are no routes, and the last move counts.
+    """
+    any_store.set_stage("GET /x", Stage.SHADOW, who="ann", why="", at=1.0)
+    any_store.set_stage("GET /x", Stage.LEGACY, who="ann", why="", at=3.0)
+    any_store.set_stage("GET /y", Stage.SHADOW, who="ann", why="", at=2.0)
+    any_store.set_loop_stage("consumer", "live", who="ann", why="", at=9.0)
+
+    assert any_store.moved_at() == {"GET /x": 3.0, "GET /y": 2.0}
+    assert any_store.moved_at("GET /y") == {"GET /y": 2.0}
+
+
 def test_what_is_written_is_there_after_a_new_start(url: str) -> None:
     """
     State outlives the process.

@@ -1,0 +1,161 @@
+"""
+The desk: what stands where under a policy, and why.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridge.config import Config, parse_config
+from bridge.errors import RefusedChangeError, UnknownLoopError, UnknownRouteError
+from bridge.parity.gate import Action, Ruling
+from bridge.routing import Stage
+from bridge.state import Snapshot, Store
+from bridge.state.desk import Desk
+
+NAME = "GET /x"
+POLICY = """
+[legacy]
+app = "a:b"
+[modern]
+app = "c:d"
+[gate]
+aa = 1
+seen = 0
+floor = 60
+[[route]]
+match = "GET /x"
+stage = "shadow"
+[[loop]]
+name = "consumer"
+legacy = "service:consumer"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """
+    One route that starts in the shadow, one loop that has no modern side.
+    """
+    return parse_config(POLICY, "f.toml", tmp_path)
+
+
+def row(desk: Desk) -> dict[str, object]:
+    found: dict[str, object] = desk.status()["routes"][0]
+    return found
+
+
+def test_without_a_state_all_stands_as_the_policy_says(config: Config) -> None:
+    """
+    Or as it was seen last, where that is known.
+    """
+    desk = Desk(config, None)
+
+    assert row(desk)["stage"] == "shadow"
+    assert row(Desk(config, None, known=Snapshot(3, {NAME: (Stage.LIVE, 0.0)}, {})))["stage"] == "live"
+    assert desk.audit() == []
+    assert desk.differences(NAME)["differences"] == []
+    assert desk.evidence(NAME)["counts"] == {}
+    assert desk.report()["stages"] == {"legacy": 1, "shadow": 1}
+
+
+def test_the_floor_in_time_runs_from_the_last_move(config: Config, store: Store) -> None:
+    """
+    Not from the first evidence of an earlier visit to the stage.
+    """
+    store.add_counts(NAME, "code", {"shadow.same": 400, "shadow.aa": 9}, at=0.0)
+    early = Desk(config, store, clock=lambda: 30.0)
+    late = Desk(config, store, clock=lambda: 61.0)
+    assert [row(desk)["why"] for desk in (early, late)] == [
+        "needs 30 more seconds at this stage",
+        "the evidence passes for canary",
+    ]
+
+    store.set_stage(NAME, Stage.LEGACY, who="ann", why="", start=(Stage.SHADOW, 0.0), at=50.0)
+    store.set_stage(NAME, Stage.SHADOW, who="ann", why="", at=55.0)
+
+    assert row(late)["why"] == "needs 54 more seconds at this stage"
+
+
+def test_evidence_of_other_code_does_not_count(config: Config, store: Store) -> None:
+    """
+    The process knows which code runs; without it, what was counted last counts.
+    """
+    store.add_counts(NAME, "old", {"shadow.same": 400}, at=0.0)
+
+    assert row(Desk(config, store))["pairs"] == 400
+    assert row(Desk(config, store, identities=lambda route: "new"))["pairs"] == 0
+
+
+def test_the_gate_of_the_process_has_the_last_word(config: Config, store: Store) -> None:
+    """
+    It may know of more than counts.
+    """
+    desk = Desk(config, store, rule=lambda route, stage, tally: Ruling(Action.DEMOTE, "a guarantee is broken"))
+
+    assert (row(desk)["gate"], row(desk)["why"]) == ("demote", "a guarantee is broken")
+
+
+def test_a_way_back_reads_no_evidence(config: Config, store: Store) -> None:
+    """
+    A rollback has one thing to do.
+    """
+
+    def never(route: object, stage: Stage, tally: object) -> Ruling:
+        assert stage is Stage.SHADOW
+        return Ruling(Action.HOLD, "not asked for")
+
+    store.add_evidence(NAME, "code", "{}", 1.0)
+
+    moved = Desk(config, store, rule=never).move(NAME, Stage.LEGACY, who="ann", why="")
+
+    assert moved["to"]["stage"] == "legacy"
+    assert store.audit()[0].evidence is None
+
+
+def test_a_loop_without_a_modern_side_stays(config: Config, store: Store) -> None:
+    """
+    And one that the policy doesn't have isn't made.
+    """
+    desk = Desk(config, store)
+
+    with pytest.raises(RefusedChangeError, match="no modern loop"):
+        desk.hand_off("consumer", "live", who="ann", why="")
+    with pytest.raises(UnknownLoopError, match="consumer"):
+        desk.hand_off("other", "live", who="ann", why="")
+
+
+def test_the_audit_of_a_loop_is_found_by_its_name(config: Config, store: Store) -> None:
+    """
+    A route's by any way of writing it; of neither, an error.
+    """
+    store.set_loop_stage("consumer", "live", who="ann", why="")
+    store.set_stage(NAME, Stage.LEGACY, who="ann", why="", start=(Stage.SHADOW, 0.0))
+    desk = Desk(config, store)
+
+    assert [found["loop"] for found in desk.audit("consumer")] == ["consumer"]
+    assert [found["route"] for found in desk.audit("get /x")] == [NAME]
+    with pytest.raises(UnknownRouteError):
+        desk.audit("GET /y")
+
+
+def test_the_lease_says_who_runs_a_loop(config: Config, store: Store) -> None:
+    """
+    Its holder begins with the side.
+    """
+    store.acquire("consumer", "legacy:host-1", None, floor=6)
+
+    assert Desk(config, store).status()["loops"] == [
+        {"loop": "consumer", "owner": "legacy", "epoch": 7, "stage": "legacy"}
+    ]
+
+
+def test_standing_still_is_told_as_such(config: Config, store: Store) -> None:
+    """
+    No row, no evidence, changed is false.
+    """
+    moved = Desk(config, store).move(NAME, Stage.SHADOW, who="ann", why="")
+
+    assert (moved["changed"], moved["audit"], store.audit()) == (False, None, [])
