@@ -32,7 +32,14 @@ order, taken, active = [], [], set()
 def served(life, reactor):
     from twisted.internet import task, threads, utils
     state = {}
+    open_ones = set()
     async def one(reader, writer):
+        open_ones.add(writer)
+        try:
+            await answer(reader, writer)
+        finally:
+            open_ones.discard(writer)
+    async def answer(reader, writer):
         line = await reader.readline()
         if not line:
             writer.close()
@@ -64,11 +71,17 @@ def served(life, reactor):
         await asyncio.sleep(0.05)
         while active:
             await asyncio.sleep(0.01)
+    async def hang_up():
+        # Connections on which nothing was asked. They are ours to close, whoever owns the loop.
+        while open_ones:
+            open_ones.pop().close()
+        await asyncio.sleep(0.01)
     async def note(name):
         order.append(name)
     life.on_start(Starting.ACCEPT, "listener", accept)
     life.on_stop(Stopping.ACCEPT, "listener", stop_accepting)
     life.on_stop(Stopping.DRAIN, "requests", drain)
+    life.on_stop(Stopping.TASKS, "connections", hang_up)
     life.on_stop(Stopping.LIFESPAN, "lifespan", lambda: note("lifespan"))
     life.on_stop(Stopping.SERVICES, "services", lambda: note("services"))
 
