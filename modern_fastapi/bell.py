@@ -20,12 +20,14 @@ class Bell:
         """
         self._event.set()
 
-    async def wait(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> bool:
         """
-        Returns at a ring, or after ``seconds``.
+        Returns True at a ring, or False after ``seconds``.
         """
         # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the ring.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._event.wait()
+        rung = self._event.is_set()
         self._event.clear()
+        return rung

@@ -32,7 +32,9 @@ class Database:
             self.engine = create_async_engine(address, pool_size=pool, max_overflow=10, pool_pre_ping=True)
         else:
             address = make_url(url).set(drivername="sqlite+aiosqlite")
-            self.engine = create_async_engine(address, connect_args={"timeout": BUSY_SECONDS}, pool_size=pool)
+            self.engine = create_async_engine(
+                address, connect_args={"timeout": BUSY_SECONDS}, pool_size=pool, pool_reset_on_return=None
+            )
             event.listen(self.engine.sync_engine, "connect", _prepare)
             event.listen(self.engine.sync_engine, "begin", _begin)
         self.listeners: list[Callable[[], None]] = []

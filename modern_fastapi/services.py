@@ -7,6 +7,7 @@ Nothing here opens a file or a connection before ``open``, so that making an app
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
@@ -99,14 +100,15 @@ class Services:
 
     async def pulse(self) -> None:
         """
-        Once a second: this process lives, and so do the tasks that it runs.
+        Says that this process lives, and the tasks that it runs: once a second, and more seldom while it runs none.
         """
-        while True:
+        for second in itertools.count():
             try:
-                async with self.database.write() as connection:
-                    alive = update(Process).where(Process.boot_id == self.boot_id).values(beats=Process.beats + 1)
-                    await connection.execute(alive)
-                await self.runner.beat()
+                if self.runner.running or second % 5 == 0:
+                    async with self.database.write() as connection:
+                        alive = update(Process).where(Process.boot_id == self.boot_id).values(beats=Process.beats + 1)
+                        await connection.execute(alive)
+                        await self.runner.beat(connection)
             except Exception:
                 log.exception("the heartbeat failed; it goes on")
             await asyncio.sleep(1.0)

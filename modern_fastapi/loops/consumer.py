@@ -1,7 +1,8 @@
 """
 The consumer: claims due rows and runs them, as many at once as there are workers.
 
-It wakes at once when this process submits work, and looks by itself each second (``poll``) for everybody else's.
+It wakes at once when this process submits work, and looks by itself each second (``poll``) for everybody else's. One
+transaction writes down all tasks that have ended and claims the next ones, so that the disk is asked once for many.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from modern_fastapi.clock import as_text
 from modern_fastapi.services import Services
 from modern_fastapi.tasks.context import Released
 from modern_fastapi.tasks.rows import Claim
+from modern_fastapi.tasks.runner import Ending
 
 from .fence import Fence, Fenced
-from .ticks import whole
+from .ticks import BEAT, settle, whole
 
 log = logging.getLogger(__name__)
 
@@ -25,79 +29,128 @@ async def consume(services: Services, fence: Fence) -> None:
     Claims and runs until it is cancelled; then it gives running tasks the grace time, and gives back the others.
     """
     crew = Crew(services, fence)
+    beaten = 0.0
+    rung = True
     try:
-        while not crew.lost:
-            # Whole, and begun within it: a row that was claimed is run or given back, whenever we are cancelled.
-            pause = await whole(_claim(services, fence, crew), services.settings.grace)
-            if pause:
-                await services.bell.wait(pause)
-        raise crew.lost
+        while True:
+            now = services.clock.monotonic()
+            pause = services.settings.poll
+            try:
+                if rung or now - beaten >= BEAT or await _is_work_due(services, crew):
+                    # Whole, and begun within it: a row that was claimed is run or given back, when ever we are stopped.
+                    pause = await whole(crew.turn(), services.settings.grace)
+                    beaten = now
+                else:
+                    pause = await _seconds_to_next(services)
+            except Exception as error:
+                await settle(fence, error)
+            rung = await services.bell.wait(pause)
     finally:
         await crew.end(services.settings.grace)
 
 
-async def _claim(services: Services, fence: Fence, crew: Crew) -> float:
+async def _is_work_due(services: Services, crew: Crew) -> bool:
     """
-    Claims as many rows as there are free workers and begins them. Returns for how many seconds there is nothing to do
-    unless the bell rings.
+    Whether a claim is worth a transaction.
+    """
+    if len(crew) >= services.settings.workers:
+        return False
+    async with services.database.read() as connection:
+        return bool(await services.rows.due(connection, "table", as_text(services.clock.now()), 1))
+
+
+async def _seconds_to_next(services: Services) -> float:
+    async with services.database.read() as connection:
+        return await _pause(services, connection)
+
+
+async def _pause(services: Services, connection: AsyncConnection) -> float:
+    """
+    For how many seconds there is nothing to do, unless the bell rings.
     """
     poll = services.settings.poll
-    free = services.settings.workers - len(crew)
-    due = None
-    async with fence.write() as connection:
-        claims = await services.rows.claim(connection, free) if free else []
-        if len(claims) < free:
-            due = await services.rows.next_due(connection, after=as_text(services.clock.now()))
-        await fence.beat(connection, ticked=bool(claims))
-    for claim in claims:
-        crew.begin(claim)
-    if due is None:
-        return poll
-    return min(poll, max(0.01, services.seconds_until(due)))
+    due = await services.rows.next_due(connection, after=as_text(services.clock.now()))
+    return poll if due is None else min(poll, max(0.01, services.seconds_until(due)))
 
 
 class Crew:
     """
-    The tasks that the consumer has begun and not ended.
+    The tasks that the consumer has begun, and those that have ended and are not written down yet.
     """
 
     def __init__(self, services: Services, fence: Fence) -> None:
-        self.lost: Fenced | None = None
+        self.ended: list[Ending] = []
         self._services = services
         self._fence = fence
-        self._tasks: dict[asyncio.Task[None], Claim] = {}
+        self._tasks: dict[asyncio.Task[Ending], Claim] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def begin(self, claim: Claim) -> None:
+    async def turn(self) -> float:
         """
-        Runs one claim beside the others.
+        Writes down what has ended, claims as many rows as there are free workers, and begins them. Returns for how
+        many seconds there is nothing more to do, unless the bell rings.
         """
-        task = asyncio.get_running_loop().create_task(
-            self._services.runner.run(claim, self._fence.write), name=f"task {claim.id}"
-        )
-        self._tasks[task] = claim
-        task.add_done_callback(self._ended)
+        services = self._services
+        ended, self.ended = self.ended, []
+        free = services.settings.workers - len(self)
+        pause = services.settings.poll
+        try:
+            async with self._fence.write() as connection:
+                await services.runner.record(connection, ended)
+                claims = await services.rows.claim(connection, free) if free else []
+                if len(claims) < free:
+                    pause = await _pause(services, connection)
+                await self._fence.beat(connection, ticked=bool(claims))
+        except Fenced:
+            for ending in ended:
+                services.runner.forget(ending.claim)
+            raise
+        except Exception:
+            # Nothing was committed: the ends are written at the next turn, or the rows are rescued.
+            self.ended = ended + self.ended
+            raise
+        for claim in claims:
+            self._begin(claim)
+        return pause
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _begin(self, claim: Claim) -> None:
+        run = self._services.runner.run(claim)
+        task = asyncio.get_running_loop().create_task(run, name=f"task {claim.id}")
+        self._tasks[task] = claim
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Ending]) -> None:
         claim = self._tasks.pop(task)
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, Fenced):
-            self.lost = error
-        elif error is not None:
-            # The row stays as it is and is rescued: nothing that we could write would be surer than that.
-            log.error("task %s: its end could not be written", claim.id, exc_info=error)
+        if task.cancelled() or task.exception() is not None:
+            # Cancelled before it began, or broken where nothing should break: the rescue finds the row.
+            log.error("task %s was dropped", claim.id)
+            self._services.runner.forget(claim)
+        else:
+            self.ended.append(task.result())
         self._services.bell.ring()
 
     async def end(self, grace: float) -> None:
         """
-        Waits for the running tasks, ``grace`` seconds at most, and stops those that are left.
+        Waits for the running tasks, ``grace`` seconds at most, stops those that are left, and writes down how all of
+        them ended.
         """
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=0.0 if self.lost else grace)
+            await asyncio.wait(self._tasks, timeout=grace)
         for task, claim in list(self._tasks.items()):
             self._services.runner.stop(claim.id, Released)
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        # The callbacks of the last ones run in the loop's next turn.
+        await asyncio.sleep(0)
+        if not self.ended:
+            return
+        try:
+            async with self._fence.write() as connection:
+                await self._services.runner.record(connection, self.ended)
+        except Exception as error:
+            log.warning("%d tasks ended, and it could not be written: %s", len(self.ended), error)
+            for ending in self.ended:
+                self._services.runner.forget(ending.claim)

@@ -17,7 +17,7 @@ from modern_fastapi.services import Services, start_time
 from modern_fastapi.tasks.rows import RUNNING
 
 from .fence import Fence
-from .ticks import settle, whole
+from .ticks import BEAT, settle, whole
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +31,19 @@ async def rescue(services: Services, fence: Fence) -> None:
     Looks once a second until it is cancelled.
     """
     seen: dict[Mark, float] = {}
+    beaten = 0.0
     while True:
+        now = services.clock.monotonic()
+        beat = now - beaten >= BEAT
         try:
-            seen = await whole(look(services, fence, seen), services.settings.grace)
+            seen = await whole(look(services, fence, seen, beat=beat), services.settings.grace)
+            beaten = now if beat else beaten
         except Exception as error:
             await settle(fence, error)
         await asyncio.sleep(INTERVAL)
 
 
-async def look(services: Services, fence: Fence, seen: dict[Mark, float]) -> dict[Mark, float]:
+async def look(services: Services, fence: Fence, seen: dict[Mark, float], *, beat: bool = True) -> dict[Mark, float]:
     """
     One tick: puts back what is stale, and returns what to remember for the next, with the time of its first sight.
     """
@@ -59,6 +63,8 @@ async def look(services: Services, fence: Fence, seen: dict[Mark, float]) -> dic
         gone = row.boot_id is not None and row.host == socket.gethostname() and is_gone(row.pid, row.start_time)
         if gone or now - since >= services.settings.lease:
             stale.append(mark)
+    if not stale and not beat:
+        return marks
     async with fence.write() as connection:
         again, failed = await services.rows.rescue(connection, stale)
         await fence.beat(connection, ticked=True)

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Seconds between two signs of life of a loop that has nothing to write.
+BEAT = 5.0
+
 
 async def whole(work: Coroutine[Any, Any, T], grace: float) -> T:
     """

@@ -204,13 +204,31 @@ class TaskRows:
     def _held(self, claim: Claim) -> ColumnElement[bool]:
         return and_(Task.id == claim.id, Task.owner == self.boot_id, Task.attempts == claim.attempts, RUNNING)
 
-    async def succeed(self, connection: AsyncConnection, claim: Claim, result: Any) -> bool:
+    async def succeed(self, connection: AsyncConnection, done: Sequence[tuple[Claim, Any]]) -> list[Claim]:
         """
-        Ends an attempt with its result. False: the row is not ours any more.
+        Ends attempts with their results. Returns those whose rows are not ours any more.
         """
-        return await self._end(
-            connection, claim, status=Status.SUCCESS, progress=1.0, result=json.dumps(result), error=None
+        if not done:
+            return []
+        now = as_text(self.clock.now())
+        held = (
+            Task.id == bindparam("held_id"),
+            Task.attempts == bindparam("held_attempts"),
+            Task.owner == self.boot_id,
         )
+        ended = update(Task).where(*held, RUNNING)
+        values = ended.values(
+            status=Status.SUCCESS, progress=1.0, error=None, finished_at=now, result=bindparam("the_result")
+        )
+        many = [
+            {"held_id": claim.id, "held_attempts": claim.attempts, "the_result": json.dumps(result)}
+            for claim, result in done
+        ]
+        if (await connection.execute(values, many)).rowcount == len(done):
+            return []
+        mine = select(Task.id).where(Task.id.in_([claim.id for claim, _ in done]), Task.finished_at == now)
+        kept = set((await connection.execute(mine.where(Task.owner == self.boot_id))).scalars())
+        return [claim for claim, _ in done if claim.id not in kept]
 
     async def fail(self, connection: AsyncConnection, claim: Claim, error: str) -> bool:
         """

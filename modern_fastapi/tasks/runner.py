@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,7 +24,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Write = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
+
+@dataclass(frozen=True)
+class Ending:
+    """
+    What is to be written about an attempt: its ``result``, or what ``write`` does, which says whether the row was
+    still ours.
+    """
+
+    claim: Claim
+    write: Callable[[AsyncConnection], Awaitable[bool]] | None
+    result: Any = None
+    cancelled: bool = False
 
 
 class Runner:
@@ -38,31 +50,26 @@ class Runner:
 
     async def execute(self, task_id: str) -> None:
         """
-        Claims one row and runs it, if it is due; the one entrance of all engines but the table's.
+        Claims one row and runs it, if it may start; the one entrance of all engines but the table's.
         """
         async with self._services.database.write() as connection:
             claim = await self._rows.claim_one(connection, task_id)
-        if claim is not None:
-            await self.run(claim, self._services.database.write)
+        if claim is None:
+            return
+        ending = await self.run(claim)
+        async with self._services.database.write() as connection:
+            await self.record(connection, [ending])
+        if ending.cancelled:
+            raise asyncio.CancelledError
 
-    async def run(self, claim: Claim, write: Write) -> None:
+    async def run(self, claim: Claim) -> Ending:
         """
-        One attempt. All that it does to the row goes through ``write``.
-
-        Raises only what ``write`` raises, and CancelledError after it has given the row back.
+        One attempt. Returns what has to be recorded, also when the attempt is cancelled; the row's heartbeat goes on
+        until that is done.
         """
         context = TaskContext(claim.id, claim.attempts, claim.failures, claim.created_at, self._services)
         self.running[claim.id] = context
-        try:
-            kept = await self._attempt(claim, context, write)
-        finally:
-            # A later attempt of the same row may have taken the place meanwhile.
-            if self.running.get(claim.id) is context:
-                del self.running[claim.id]
-        if not kept:
-            log.warning("task %s: attempt %d was not ours any more; dropped", claim.id, claim.attempts)
-
-    async def _attempt(self, claim: Claim, context: TaskContext, write: Write) -> bool:
+        rows = self._rows
         kind = self._services.kinds.get(claim.name)
         limit = asyncio.timeout(claim.timeout)
         try:
@@ -72,33 +79,47 @@ class Runner:
             async with limit:
                 result = await kind.function(context, params)
         except Cancelled:
-            async with write() as connection:
-                return await self._rows.end_cancelled(connection, claim)
+            return Ending(claim, partial(rows.end_cancelled, claim=claim))
         except Released:
-            async with write() as connection:
-                return await self._rows.release(connection, claim)
+            return Ending(claim, partial(rows.release, claim=claim))
         except asyncio.CancelledError:
-            async with write() as connection:
-                await self._rows.release(connection, claim)
-            raise
+            return Ending(claim, partial(rows.release, claim=claim), cancelled=True)
         except Exception as error:
             late = limit.expired() and isinstance(error, TimeoutError)
             text = f"ran longer than {claim.timeout:g} seconds" if late else str(error)
             log.warning("task %s (%s): attempt %d failed", claim.id, claim.name, claim.attempts, exc_info=error)
-            async with write() as connection:
-                return await self._rows.fail(connection, claim, f"{type(error).__name__}: {text}")
-        async with write() as connection:
-            return await self._rows.succeed(connection, claim, result)
+            return Ending(claim, partial(rows.fail, claim=claim, error=f"{type(error).__name__}: {text}"))
+        return Ending(claim, None, result)
 
-    async def beat(self) -> None:
+    async def record(self, connection: AsyncConnection, endings: Sequence[Ending]) -> None:
+        """
+        Writes how attempts ended: those that succeeded, as most do, in one statement.
+        """
+        succeeded = [(ending.claim, ending.result) for ending in endings if ending.write is None]
+        lost = await self._rows.succeed(connection, succeeded)
+        for ending in endings:
+            if ending.write is not None and not await ending.write(connection):
+                lost.append(ending.claim)
+            self.forget(ending.claim)
+        for claim in lost:
+            log.warning("task %s: attempt %d was not ours any more; its end is dropped", claim.id, claim.attempts)
+
+    def forget(self, claim: Claim) -> None:
+        """
+        Ends the heartbeat of an attempt, unless a later one of the same row has taken its place.
+        """
+        context = self.running.get(claim.id)
+        if context is not None and context.attempts == claim.attempts:
+            del self.running[claim.id]
+
+    async def beat(self, connection: AsyncConnection) -> None:
         """
         Renews all rows that run here, writes their progress down, and passes on who should stop.
         """
         contexts = dict(self.running)
         if not contexts:
             return
-        async with self._services.database.write() as connection:
-            held = await self._rows.beat(connection, {task_id: one.done for task_id, one in contexts.items()})
+        held = await self._rows.beat(connection, {task_id: one.done for task_id, one in contexts.items()})
         for task_id, context in contexts.items():
             if task_id not in held:
                 context.stop(Released)

@@ -125,8 +125,8 @@ def test_former_owner_cannot_end_a_row(tmp_path: Path) -> None:
                 await made.rows.rescue(connection, [(first.id, 1, 0)])
             second = (await claim(made))[0]
             async with made.database.write() as connection:
-                assert not await made.rows.succeed(connection, first, "stale")
-                assert await made.rows.succeed(connection, second, "fresh")
+                assert [first] == await made.rows.succeed(connection, [(first, "stale")])
+                assert [] == await made.rows.succeed(connection, [(second, "fresh")])
             assert '"fresh"' == (await row(made, first.id)).result
 
     run(scenario())
@@ -170,7 +170,7 @@ def test_success_forgets_the_error(tmp_path: Path) -> None:
             clock.step(1.0)
             again = (await claim(made))[0]
             async with made.database.write() as connection:
-                await made.rows.succeed(connection, again, {"n": 1})
+                await made.rows.succeed(connection, [(again, {"n": 1})])
             now = await row(made, held.id)
         assert ("SUCCESS", None, 1.0, {"n": 1}) == (now.status, now.error, now.progress, json.loads(now.result))
 

@@ -40,6 +40,14 @@ async def begin(made: Services, **more: Any) -> tuple[str, asyncio.Task[None]]:
     return task_id, asyncio.get_running_loop().create_task(made.runner.execute(task_id))
 
 
+async def beat(made: Services) -> None:
+    """
+    One heartbeat.
+    """
+    async with made.database.write() as connection:
+        await made.runner.beat(connection)
+
+
 def test_timeout_is_a_failure(tmp_path: Path) -> None:
     """
     A function that takes too long fails, with words that say so.
@@ -149,7 +157,7 @@ def test_progress_is_written_by_the_heartbeat(tmp_path: Path) -> None:
             task_id, running = await begin(made)
             await reached.wait()
             assert 0.0 == (await row(made, task_id)).progress
-            await made.runner.beat()
+            await beat(made)
             assert 0.25 == (await row(made, task_id)).progress
             go_on.set()
             await running
@@ -176,7 +184,7 @@ def test_lost_row_stops_its_function(tmp_path: Path) -> None:
             await reached.wait()
             async with made.database.write() as connection:
                 await made.rows.rescue(connection, [(task_id, 1, 0)])
-            await made.runner.beat()
+            await beat(made)
             go_on.set()
             await running
             now = await row(made, task_id)
