@@ -43,7 +43,7 @@ def find_policy(
     @param example: The shipped example, whose relative paths start at C{cwd}.
     @raise ConfigError: If the policy that applies can't be read or used.
     """
-    found = _found(config, legacy, modern, cwd, example, built)
+    found = attrs.evolve(_found(config, legacy, modern, cwd, example, built), built=built)
     if _forced(environ):
         return attrs.evolve(found, force_legacy=True, options=found.options | {"force_legacy"})
     return found

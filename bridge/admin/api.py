@@ -20,6 +20,7 @@ from bridge.admin.guard import Guard
 from bridge.admin.metrics import CONTENT_TYPE, Metric, render, stages_metric
 from bridge.errors import (
     BridgeError,
+    NotBuiltError,
     RefusedChangeError,
     StaleChangeError,
     StateError,
@@ -37,6 +38,7 @@ _REFUSALS: tuple[tuple[type[BridgeError], int, str], ...] = (
     (StaleChangeError, 409, "stale"),
     (RefusedChangeError, 409, "refused"),
     (StateError, 503, "unavailable"),
+    (NotBuiltError, 409, "not_built"),
     (BridgeError, 400, "refused"),
 )
 _SAID: dict[int | str, dict[str, Any]] = {

@@ -226,6 +226,9 @@ class Refusal(BaseModel):
     """
 
     error: Annotated[
-        str, Field(examples=["refused", "unknown", "stale", "unavailable", "bad_request", "no_token", "not_local"])
+        str,
+        Field(
+            examples=["refused", "unknown", "stale", "not_built", "unavailable", "bad_request", "no_token", "not_local"]
+        ),
     ]
     message: str

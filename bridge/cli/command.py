@@ -59,7 +59,7 @@ def run(words: Sequence[str]) -> int:
     except (StateError, ServerUnreachableError) as error:
         return _failed(error, REFUSED if type(error).__name__ == "StaleChangeError" else UNREACHABLE)
     except ServerRefusedError as error:
-        return _failed(error, UNREACHABLE if error.kind == "unavailable" else REFUSED)
+        return _failed(error, {"unavailable": UNREACHABLE, "not_built": LATER}.get(error.kind, REFUSED))
     except BridgeError as error:
         return _failed(error, REFUSED)
     except BrokenPipeError:

@@ -21,7 +21,7 @@ from urllib.parse import urlencode, urlsplit
 
 import attrs
 
-from bridge.config import Config
+from bridge.config import BUILT, Config
 from bridge.errors import BridgeError, StateUnavailableError
 from bridge.policy import find_policy
 from bridge.routing import Stage
@@ -250,8 +250,16 @@ def policy(config: str | None, state: str | None) -> Config:
 
     @raise ConfigError: If it can't be used.
     """
-    found = find_policy(config=config, legacy=None, modern=None, cwd=Path.cwd(), example=_example(), environ=os.environ)
-    return found.merged(base=Path.cwd(), state=state)
+    found = find_policy(
+        config=config,
+        legacy=None,
+        modern=None,
+        cwd=Path.cwd(),
+        example=_example(),
+        environ=os.environ,
+        built=BUILT,
+    )
+    return found.merged(base=Path.cwd(), built=BUILT, state=state)
 
 
 def choose(config: Config, admin: str | None, state: str | None, say: Callable[[str], None]) -> Answers:

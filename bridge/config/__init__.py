@@ -18,9 +18,10 @@ from bridge.config.facts import (
     empty_config,
 )
 from bridge.config.reading import parse_config
-from bridge.config.values import ENDPOINTS, EVERYTHING, FRONTS, LOOP_STAGES, LOOPS, PROMOTES, state_url
+from bridge.config.values import BUILT, ENDPOINTS, EVERYTHING, FRONTS, LOOP_STAGES, LOOPS, PROMOTES, state_url
 
 __all__ = [
+    "BUILT",
     "ENDPOINTS",
     "EVERYTHING",
     "FRONTS",

@@ -15,6 +15,7 @@ import attrs
 
 from bridge.config.tables import Table, given
 from bridge.config.values import EVERYTHING, state_url
+from bridge.errors import NotBuiltError
 from bridge.routing import BY_CLIENT, Effects, Pattern, Route, RouteTable, Selector, Stage
 from bridge.routing.route import DEFAULT_NAME
 
@@ -164,6 +165,7 @@ class Config:
     @ivar source: The policy's name in messages.
     @ivar options: What was said over the file, by option or environment; a reload of
         the file doesn't change it.
+    @ivar built: What this version has, of L{EVERYTHING}.
     """
 
     base: Path
@@ -183,6 +185,7 @@ class Config:
     routes: tuple[RouteConfig, ...] = ()
     loops: tuple[LoopConfig, ...] = ()
     options: frozenset[str] = frozenset()
+    built: frozenset[str] = attrs.field(default=EVERYTHING, repr=False)
     _by_name: Mapping[str, RouteConfig] = attrs.field(init=False, repr=False, eq=False)
     _last: _LastTable = attrs.field(factory=lambda: _LastTable(), init=False, repr=False, eq=False)
 
@@ -219,6 +222,15 @@ class Config:
         if self.modern is None:
             return route.route(Stage.LEGACY)
         return route.route(*stages.get(route.name, (None, None)))
+
+    def need(self, feature: str, what: str) -> None:
+        """
+        Refuse what this version doesn't have, wherever it is asked for.
+
+        @raise NotBuiltError: With what was asked for.
+        """
+        if feature not in self.built:
+            raise NotBuiltError(self.source, "", f"{what} is not part of this version yet.")
 
     def route(self, name: str) -> RouteConfig | None:
         """

@@ -52,7 +52,7 @@ def parse_config(text: str, source: str, base: Path, built: frozenset[str] = v.E
     made["routes"] = tuple(_named(table, default, built) for table in top.tables("route"))
     made["loops"] = tuple(_loop(table, built) for table in top.tables("loop"))
     top.end()
-    config = Config(base=base, source=source, **made)
+    config = Config(base=base, source=source, built=built, **made)
     _consistent(config)
     return config
 

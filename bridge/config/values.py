@@ -31,6 +31,11 @@ What a policy can ask for that a version might not have yet: the names that
 C{built} is made of.  "admin" is any admin listener, "loop" any C{[[loop]]}.
 """
 
+BUILT = EVERYTHING - {"front:twisted", "loop-stage:observe", "loop-stage:handoff"}
+"""
+What this version has of it.
+"""
+
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/)(?!:memory:)(?!file:)(.+)\Z")
 
 

@@ -122,6 +122,7 @@ class Desk:
         @raise StaleChangeError: If it was moved in the meantime.
         """
         route = self._find(name)
+        self.config.need(f"stage:{stage.value}", f"The stage {stage.value!r}")
         assert self.store is not None
         view = View(self.config, self.snapshot(), self.rule, self.identities, self.clock())
         old, new = view.standing(route), target(route, stage, weight)
@@ -176,6 +177,7 @@ class Desk:
         found = next((each for each in self.config.loops if each.name == loop), None)
         if found is None:
             raise UnknownLoopError(loop, [each.name for each in self.config.loops])
+        self.config.need(f"loop-stage:{stage}", f"The stage {stage!r} of a loop")
         old = LoopStage(self.snapshot().loops.get(loop, found.stage))
         new = LoopStage(stage)
         check_move_of_loop(loop, old, new)

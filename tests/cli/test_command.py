@@ -157,6 +157,20 @@ def test_a_loop_is_handed_over_by_its_rules(folder: Path, bgctl: Bgctl) -> None:
     assert bgctl("handoff", "other", "live").status == 1
 
 
+def test_what_the_policy_cannot_have_yet_is_refused_as_the_server_would(folder: Path, bgctl: Bgctl) -> None:
+    """
+    Exit status 5, from check too: a policy that passes here starts there.
+    """
+    handed = bgctl("handoff", "consumer", "observe")
+    policy = folder / "bgserver.toml"
+    policy.write_text('front = "twisted"\n' + policy.read_text())
+    checked = bgctl("check")
+
+    assert (handed.status, checked.status) == (5, 5)
+    assert "'observe'" in handed.err
+    assert "front" in checked.err
+
+
 def test_parity_shows_both_sides_and_the_request_again(folder: Path, bgctl: Bgctl) -> None:
     """
     As a person wants to read it.
