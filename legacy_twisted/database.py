@@ -106,7 +106,11 @@ class SQLite:
     def connect(self):
         arguments, keywords = self.connectArguments()
         raw = sqlite3.connect(*arguments, **keywords)
-        self.opened(raw)
+        try:
+            self.opened(raw)
+        except BaseException:
+            raw.close()
+            raise
         return raw
 
     @contextlib.contextmanager

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -254,10 +255,12 @@ def test_kill_9_loses_nothing(tmp_path):
     for _ in range(6):
         with Running(tmp_path) as running:
             connection = running.connect()
-            death = threading.Timer(dice.uniform(0.05, 0.5), running.process.kill)
-            death.start()
+            last = dice.randrange(2, 20)
+            death = threading.Timer(dice.uniform(0.0, 0.01), running.process.kill)
             with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-                while True:
+                for number in itertools.count():
+                    if number == last:
+                        death.start()
                     connection.request("POST", f"/log?message=m{len(accepted)}")
                     answer = json.loads(connection.getresponse().read())
                     accepted.append(answer["task_id"])
