@@ -39,6 +39,10 @@ class LifespanRefused(BridgeError):
         )
 
 
+# Encoding a method takes longer than finding it.
+_METHODS = {name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+
+
 @attrs.define(eq=False)
 class Dispatcher:
     """
@@ -56,19 +60,32 @@ class Dispatcher:
         """
         Carry out what the table decides.
         """
+        # Written out, since every request that FastAPI answers pays for each call here.
+        extensions = scope.get("extensions")
+        decision = extensions.get(DECISION) if extensions else None
+        if decision is None:
+            decision = self._decide(scope)
+        if decision.shadows is None:
+            if decision.route.effects is not Effects.EXTERNAL or not watched(decision, scope):
+                return await self.sides[decision.answers](scope, receive, send)
+            return await self._watch(decision, scope, receive, send)
+        if scope["type"] == "websocket":
+            return await self.sides[decision.answers](scope, receive, send)
+        return await self._observe(decision, scope, receive, send)
+
+    def _decide(self, scope: Scope) -> Decision:
         kind = scope["type"]
         if kind == "http":
-            method = scope["method"].encode("latin-1")
+            name = scope["method"]
+            method = _METHODS.get(name) or name.encode("latin-1")
         elif kind == "websocket":
             method = b"GET"
         else:
             raise LifespanRefused()
-        decision = decided(scope) or self.table.value.decide(method, raw_path(scope), ScopeAsks(scope))
-        if decision.shadows is None or kind == "websocket":
-            if kind == "http" and watched(decision):
-                return await self._watch(decision, scope, receive, send)
-            return await self.sides[decision.answers](scope, receive, send)
-        return await self._observe(decision, scope, receive, send)
+        raw = scope.get("raw_path")
+        if raw is None or b"?" in raw:
+            raw = raw_path(scope)
+        return self.table.value.decide(method, raw, ScopeAsks(scope))
 
     async def _observe(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         shadows, clock = self.shadows, self.clock
@@ -137,21 +154,13 @@ class Dispatcher:
             self.shadows.answered(decision, status, self.clock() - began)
 
 
-def decided(scope: Scope) -> Decision | None:
+def watched(decision: Decision, scope: Scope) -> bool:
     """
-    The decision that a connection of the hot road has made already: the dice are thrown
-    once, and a swap of the table in between changes nothing.
-    """
-    extensions = scope.get("extensions")
-    return extensions.get(DECISION) if extensions else None
-
-
-def watched(decision: Decision) -> bool:
-    """
-    Whether a decision without a shadow is judged by its errors alone.
+    Whether a request without a shadow is judged by its errors alone.
     """
     route = decision.route
-    return route.effects is Effects.EXTERNAL and route.stage in (Stage.CANARY, Stage.LIVE)
+    moving = route.stage in (Stage.CANARY, Stage.LIVE)
+    return moving and route.effects is Effects.EXTERNAL and scope["type"] == "http"
 
 
 def raw_path(scope: Scope) -> bytes:
