@@ -187,6 +187,7 @@ class Front:
         }
         self._config: Config | None = None
         self._clock: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._quickened = Quickened()
 
@@ -223,7 +224,8 @@ class Front:
             adopted.port.on_stop = lambda: self._stopped(listener)
         if self._config is not None:
             self._host(listener)
-            task = asyncio.ensure_future(self._serve(listener))
+            assert self._loop is not None
+            task = self._loop.create_task(self._serve(listener))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
         return listener
@@ -259,6 +261,8 @@ class Front:
             **self._options,
         )
         config.load()
+        # Late listeners come from callbacks, which need not be within the loop's own.
+        self._loop = asyncio.get_running_loop()
         self._app_state = dict(app_state or {})
         self._quickened.begin()
         self._tick()
@@ -274,7 +278,7 @@ class Front:
             self._config,
             self.state,
             self._app_state,
-            asyncio.get_running_loop(),
+            self._loop,
             road=listener.road,
             look=False,
         )

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import IConsumer, IPushProducer, ISSLTransport, ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -41,7 +41,7 @@ HIGH_WATER = 65536
 ADDED_HEADERS = "bgserver.headers"
 
 
-@implementer(ITCPTransport, IPushProducer)
+@implementer(ITCPTransport, IConsumer, IPushProducer)
 class VirtualTransport:
     """
     A connection that goes no further than an ASGI server.

@@ -18,9 +18,11 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import (
+    IConsumer,
     IProtocol,
     IPushProducer,
     ISSLTransport,
+    ISystemHandle,
     ITCPTransport,
     ITLSTransport,
 )
@@ -45,7 +47,7 @@ def address_of(name: Any) -> Any:
     return UNIXAddress(name or None)
 
 
-@implementer(ITCPTransport, IPushProducer)
+@implementer(ITCPTransport, IConsumer, IPushProducer, ISystemHandle)
 class LoopTransport:
     """
     An asyncio transport, as a Twisted application knows transports.
