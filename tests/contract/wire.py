@@ -81,7 +81,7 @@ class Connection:
     address: tuple[str, int]
     timeout: float = TIMEOUT
     _socket: socket.socket = attrs.field(init=False)
-    _unread: bytes = b""
+    _unread: bytearray = attrs.Factory(bytearray)
     _ended: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -99,31 +99,31 @@ class Connection:
         unsent = memoryview(data)
         answer: Answer | None = None
         while answer is None or not (keep or self._ended):
-            if answer is not None and self._unread:
-                raise WireError(f"{self._unread[:200]!r} follows the answer {answer.status}")
-            self._pump(unsent, deadline)
-            unsent = unsent[self._sent :]
-            if answer is None:
+            unsent = unsent[self._pump(unsent, deadline) :]
+            # A long body is not looked at before it is whole.
+            if answer is None and (len(self._unread) >= self._wanted or self._ended):
                 answer = self._parse(method)
             if answer is None and self._ended:
-                raise WireError(f"the server closed after {self._unread[:200]!r}")
+                raise WireError(f"the server closed after {self._excerpt()}")
+            if answer is not None and self._unread:
+                break
         if self._unread:
-            raise WireError(f"{self._unread[:200]!r} follows the answer {answer.status}")
+            raise WireError(f"{self._excerpt()} follows the answer {answer.status if answer else ''}")
         return attrs.evolve(answer, closed=self._ended)
 
-    _sent: int = attrs.field(default=0, init=False)
+    _wanted: int = attrs.field(default=0, init=False)
 
-    def _pump(self, unsent: memoryview, deadline: float) -> None:
-        self._sent = 0
+    def _excerpt(self) -> str:
+        return repr(bytes(self._unread[:200]))
+
+    def _pump(self, unsent: memoryview, deadline: float) -> int:
+        """
+        Read and write once, whichever is possible; how much was written.
+        """
         left = deadline - time.monotonic()
         if left <= 0:
-            raise WireError(f"no whole answer within {self.timeout:g} s; so far {self._unread[:200]!r}")
+            raise WireError(f"no whole answer within {self.timeout:g} s; so far {self._excerpt()}")
         readable, writable, _ = select.select([self._socket], [self._socket] if unsent else [], [], left)
-        if writable and not readable:
-            try:
-                self._sent = self._socket.send(unsent[:262144])
-            except (BrokenPipeError, ConnectionResetError):
-                self._sent = len(unsent)  # it has answered and closed: what it said can still be read
         if readable:
             try:
                 data = self._socket.recv(262144)
@@ -131,28 +131,60 @@ class Connection:
                 data = b""
             self._ended = self._ended or not data
             self._unread += data
+        elif writable:
+            try:
+                return self._socket.send(unsent[:262144])
+            except (BrokenPipeError, ConnectionResetError):
+                return len(unsent)  # it has answered and closed: what it said can still be read
+        return 0
 
     def _parse(self, method: str) -> Answer | None:
         """
         The answer at the front of what was read, which is taken off; None while it is not whole.
         """
-        head, blank, rest = self._unread.partition(b"\r\n\r\n")
-        if not blank:
+        end = self._unread.find(b"\r\n\r\n")
+        if end < 0:
             return None
-        first, *lines = head.decode("latin-1").split("\r\n")
+        first, *lines = self._unread[:end].decode("latin-1").split("\r\n")
         status_line = re.fullmatch(r"HTTP/1\.1 ([1-9][0-9]{2})(?: .*)?", first)
         if status_line is None:
             raise WireError(f"{first!r} is no status line")
         status = int(status_line[1])
         if 100 <= status < 200:
-            self._unread = rest
+            del self._unread[: end + 4]
             return self._parse(method)
         headers = tuple(_header(line) for line in lines)
-        framed = _unframed(status, method, dict(headers), rest, self._ended)
-        if framed is None:
-            return None
-        body, self._unread = framed
-        return Answer(status, headers, body, False)
+        body = self._body(status, method, dict(headers), end + 4)
+        return None if body is None else Answer(status, headers, body, False)
+
+    def _body(self, status: int, method: str, headers: dict[str, str], start: int) -> bytes | None:
+        """
+        The body that begins at `start`, taken off with its head; None while it is not whole.
+        """
+        if method == "HEAD" or status in (204, 304):
+            return self._take(start, start)
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            if "content-length" in headers:
+                raise WireError("both Content-Length and Transfer-Encoding")
+            unchunked = _unchunked(bytes(self._unread[start:]))
+            if unchunked is None:
+                return None
+            body, rest = unchunked
+            self._unread[:] = rest
+            return body
+        if "content-length" in headers:
+            length = headers["content-length"]
+            if not re.fullmatch(r"[0-9]+", length):
+                raise WireError(f"{length!r} is no Content-Length")
+            self._wanted = start + int(length)
+            return self._take(start, self._wanted) if len(self._unread) >= self._wanted else None
+        return self._take(start, len(self._unread)) if self._ended else None
+
+    def _take(self, start: int, end: int) -> bytes:
+        body = bytes(memoryview(self._unread)[start:end])
+        del self._unread[:end]
+        self._wanted = 0
+        return body
 
 
 def _header(line: str) -> tuple[str, str]:
@@ -160,23 +192,6 @@ def _header(line: str) -> tuple[str, str]:
     if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
         raise WireError(f"{line!r} is no header")
     return name.lower(), value.strip(" \t")
-
-
-def _unframed(
-    status: int, method: str, headers: dict[str, str], rest: bytes, ended: bool
-) -> tuple[bytes, bytes] | None:
-    if method == "HEAD" or status in (204, 304):
-        return b"", rest
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        if "content-length" in headers:
-            raise WireError("both Content-Length and Transfer-Encoding")
-        return _unchunked(rest)
-    if "content-length" in headers:
-        length = headers["content-length"]
-        if not re.fullmatch(r"[0-9]+", length):
-            raise WireError(f"{length!r} is no Content-Length")
-        return (rest[: int(length)], rest[int(length) :]) if len(rest) >= int(length) else None
-    return (rest, b"") if ended else None
 
 
 def _unchunked(rest: bytes) -> tuple[bytes, bytes] | None:
