@@ -49,6 +49,7 @@ def create_app(settings: Mapping[str, Any] | None = None) -> FastAPI:
 
     ``app.state.loops`` holds the background loops by name; the lifespan starts those that are in it by then, so that
     whoever embeds the application may take some out and run them itself: ``await loop(epoch)``, until cancelled.
+    ``app.state.drain()`` says that the server is about to stop: new requests are refused from then on, and streams end.
 
     Raises ``RefusedToStart`` for settings that cannot be used.
     """
@@ -64,6 +65,7 @@ def create_app(settings: Mapping[str, Any] | None = None) -> FastAPI:
     )
     app.state.services = services
     app.state.loops = loops_of(services)
+    app.state.drain = services.draining.set
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
