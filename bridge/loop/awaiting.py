@@ -36,6 +36,8 @@ class DeferredFuture(Future[_T]):
     A Deferred as asyncio sees it. Cancelling cancels the Deferred; it is done when that is.
     """
 
+    __slots__ = ("deferred",)
+
     deferred: Deferred[_T]
 
     def cancel(self, msg: Any | None = None) -> bool:
