@@ -1,6 +1,17 @@
 """
-Work for a process pool.  Imports nothing: the children start quickly.
+Work for a process pool.  Imports next to nothing: the children start
+quickly.
 """
+
+import signal
+
+
+def ignoreInterrupts():
+    """
+    A Ctrl-C goes to all processes of a terminal; ending is the parent's
+    business.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def countPrimes(n):

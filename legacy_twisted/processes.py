@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from twisted.application import service
 from twisted.internet import threads
 
-from legacy_twisted.primes import countPrimes
+from legacy_twisted.primes import countPrimes, ignoreInterrupts
 
 TRIES = 5  # a child that dies takes the work of its siblings along
 
@@ -55,7 +55,9 @@ class Processes(service.Service):
             if self._pool is None:
                 # Not fork: the children would inherit locks that threads hold.
                 self._pool = concurrent.futures.ProcessPoolExecutor(
-                    self.size, mp_context=multiprocessing.get_context("spawn")
+                    self.size,
+                    mp_context=multiprocessing.get_context("spawn"),
+                    initializer=ignoreInterrupts,
                 )
             return self._pool
 

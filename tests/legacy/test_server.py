@@ -210,6 +210,21 @@ def test_stopping_is_quick_and_tidy(server):
     assert "Traceback" not in server.said()
 
 
+def test_interrupted_at_the_terminal(server):
+    """
+    Ctrl-C reaches the children of the pool too; they leave it to the server to end them, without a word.
+    """
+    task = server.ask("POST", "/compute", {"n": 100})[1]["task_id"]
+    server.ended(task)
+    for pid in children(server.process.pid):
+        os.kill(pid, signal.SIGINT)
+
+    took = server.stop(signal.SIGINT)
+
+    assert took < 5
+    assert "Traceback" not in server.said()
+
+
 def test_draining(server):
     """
     While the server stops, a connection that is open gets 503 with Retry-After, and what was begun is finished.
