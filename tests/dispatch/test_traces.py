@@ -92,3 +92,16 @@ def test_what_comes_by_itself_is_nobodys():
     assert {("row", "processes")} == unprompted
     assert [[]] == given(change("processes:x"), [], trace(), unprompted)
     assert [[change(f"processes:{ONE}")]] == given(change(f"processes:{ONE}"), [], trace(answer=ONE), unprompted)
+
+
+def test_late_work_is_nobodys():
+    """
+    What a write does after it was judged isn't the next one's.
+    """
+    current = trace()
+
+    belongs(change("log:1", task_id=ONE), [], current, set(), 7.0, {ONE})
+    belongs(change(f"tasks:{ONE}"), [], current, set(), 7.0, {ONE})
+
+    assert [] == current.changes
+    belongs(change(f"tasks:{ONE}"), [], trace(f"/task/{ONE}"), set(), 7.0, {ONE})

@@ -63,6 +63,7 @@ class Sandbox:
 
     @ivar ids: The real ids, and what this instance calls the same.
     @ivar unprompted: Tables and folders that it writes to by itself.
+    @ivar gone: The ids of writes that were judged, the latest ones.
     """
 
     instance: Instance
@@ -70,6 +71,7 @@ class Sandbox:
     app: App | None = None
     ids: dict[str, str] = attrs.field(factory=dict)
     unprompted: set[tuple[str, str]] = attrs.field(factory=set)
+    gone: dict[str, None] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -90,7 +92,7 @@ class Pace:
 
     waiting: int = 256
     open: int = 64
-    quiet: float = 1.0
+    quiet: float = 2.0
     settle: float = 10.0
     look: float = 0.05
     drift: int = 3
@@ -258,6 +260,7 @@ class SandboxFeed:
         first: Sequence[Copy] = ()
         for sandbox in self.sandboxes.values():
             sandbox.ids.clear()
+            sandbox.gone.clear()
             for place, copy in enumerate(sandbox.copies):
                 await self._in_thread(copy.seed, first[place] if place < len(first) else None)
             if not first:
@@ -328,6 +331,10 @@ class SandboxFeed:
     async def _judge(self, done: _Open) -> None:
         trial = done.trial
         stored = {side: net(trace.changes) for side, trace in done.traces.items()}
+        for side, trace in done.traces.items():
+            gone = self.sandboxes[side].gone
+            gone.update(dict.fromkeys(trace.ids))
+            _bound(gone)
         answers, shadows = trial.decision.answers, trial.decision.shadows
         assert shadows is not None
         for side in stored:
@@ -351,12 +358,11 @@ class SandboxFeed:
         traces = [each.traces[side] for each in self._open if side in each.traces]
         for copy in sandbox.copies:
             for change in await self._in_thread(copy.changes):
-                belongs(change, traces, current, sandbox.unprompted, self.queue.clock())
+                belongs(change, traces, current, sandbox.unprompted, self.queue.clock(), sandbox.gone)
 
     def _learn(self, sandbox: Sandbox, answer: Observation, own: Observation) -> None:
         sandbox.ids.update(learned(answer, own))
-        while len(sandbox.ids) > _IDS:
-            del sandbox.ids[next(iter(sandbox.ids))]
+        _bound(sandbox.ids)
 
     def _drifts(self, answer: Observation, own: Observation, status_alone: bool) -> bool:
         """
@@ -397,3 +403,11 @@ class SandboxFeed:
         assert self._pool is not None
         call = functools.partial(function, *args)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+def _bound(ids: dict[str, Any]) -> None:
+    """
+    Forget the oldest.
+    """
+    while len(ids) > _IDS:
+        del ids[next(iter(ids))]

@@ -4,8 +4,8 @@ answer, and the next write is run meanwhile.
 
 A change belongs to the write that is being run, if they share an id, or if that
 write's request or answer says its key; else to the first with which it does: who made
-a task is whose its progress is.  A change that shares nothing with any is the running
-write's.  What an instance writes when nothing runs is its own, and so is whatever it
+a task is whose its progress is, and if that write is judged already, nobody's.  A
+change that shares nothing with any is the running write's.  What an instance writes when nothing runs is its own, and so is whatever it
 writes there later.
 
 Refuses: to drop a change that a running write may have made, unless that place is
@@ -15,7 +15,7 @@ known to change by itself.
 from __future__ import annotations
 
 import json
-from collections.abc import MutableSet, Sequence
+from collections.abc import Container, MutableSet, Sequence
 
 import attrs
 
@@ -69,6 +69,7 @@ def belongs(
     current: Trace | None,
     unprompted: MutableSet[tuple[str, str]],
     at: float,
+    gone: Container[str] = (),
 ) -> None:
     """
     Give a change to the trace that it belongs to, if it belongs to any.
@@ -76,6 +77,7 @@ def belongs(
     @param traces: Those whose work may go on, oldest first; C{current} is the one that
         is being run.
     @param unprompted: What changes by itself, as a kind and the key's head.
+    @param gone: The ids of writes that were judged.
     """
     head, _, name = change.key.partition(":")
     asked = traces if current is None else [current, *traces]
@@ -84,7 +86,10 @@ def belongs(
     if trace is None and len(name) >= _TELLING and not ids:
         trace = next((each for each in asked if name in each.text), None)
     if trace is None:
-        trace = _first(asked, set(ID.findall(json.dumps(change.value, default=str))))
+        ids.update(ID.findall(json.dumps(change.value, default=str)))
+        trace = _first(asked, ids)
+    if trace is None and any(each in gone for each in ids):
+        return  # late work of a write that is judged
     if trace is None and (change.kind, head) not in unprompted:
         if asked:
             trace = current
