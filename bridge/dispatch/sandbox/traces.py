@@ -5,8 +5,8 @@ answer, and the next write is run meanwhile.
 A change belongs to the write that is being run, if they share an id, or if that
 write's request or answer says its key; else to the first with which it does: who made
 a task is whose its progress is, and if that write is judged already, nobody's.  A
-change that shares nothing with any is the running write's.  What an instance writes when nothing runs is its own, and so is whatever it
-writes there later.
+change that shares nothing with any is the running write's.  What an instance writes
+when nothing runs is its own, and so is whatever it writes there later.
 
 Refuses: to drop a change that a running write may have made, unless that place is
 known to change by itself.
