@@ -103,7 +103,7 @@ class Threads(service.Service):
             reactor, pool, self._pool = self.jobs.reactor, self._pool, None
             yield threads.deferToThreadPool(reactor, self._keepers, self.crew.drain, grace)
             self.crew.end()
-            yield stopPool(reactor, pool, grace)
+            yield stopPool(reactor, pool, 0.0 if len(self.crew) else grace)
             yield stopPool(reactor, self._keepers, grace)
 
 

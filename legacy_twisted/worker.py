@@ -189,4 +189,6 @@ class Consumer(Loop):
         self.jobs.noMoreWork(worker.wake)
         worker.stop()
         yield fork(finished)
-        yield stopPool(self.reactor, pool, self.jobs.settings.grace)
+        # Who was left behind had the grace period already.
+        patience = 0.0 if len(worker) else self.jobs.settings.grace
+        yield stopPool(self.reactor, pool, patience)

@@ -105,6 +105,27 @@ async def test_stopping_waits_for_the_thread(tree, monkeypatch):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_stalled_thread_is_left_behind(tree, monkeypatch):
+    """
+    A task that hangs doesn't hold the stop: that returns after the grace period, and the task hangs on.
+
+    Seen to fail with a join of the pool that isn't bounded.
+    """
+    begun, go = threading.Event(), threading.Event()
+    monkeypatch.setitem(functions.FUNCTIONS, "test", lambda run: begun.set() or go.wait(30) and None)
+    await tree.consumer.startService()
+    await hand_in(tree)
+    await until(begun.is_set)
+
+    await tree.consumer.stopService()
+    hanging = threads("consumer")
+    go.set()
+
+    assert hanging
+    assert ["RUNNING"] == await statuses(tree)
+
+
+@pytest_twisted.ensureDeferred
 async def test_forth_and_back(tree, monkeypatch):
     """
     Twenty hand-overs: each epoch runs, what was handed in between is done, and no thread or connection is left.
