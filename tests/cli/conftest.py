@@ -115,11 +115,15 @@ class Serving:
     One server's admin listener, on a thread of its own.
     """
 
-    def __init__(self, folder: Path, token: str | None = None) -> None:
+    def __init__(self, folder: Path, token: str | None = None, unix: Path | None = None) -> None:
         self.folder = folder
         self.token = token
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
+        if unix is None:
+            self.socket = socket.create_server(("127.0.0.1", 0))
+            self.port = self.socket.getsockname()[1]
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.bind(str(unix))
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
         self.server: uvicorn.Server | None = None
@@ -153,8 +157,8 @@ def serve(folder: Path) -> Iterator[Callable[..., Serving]]:
     """
     running: list[Serving] = []
 
-    def started(token: str | None = None, named: bool = True) -> Serving:
-        serving = Serving(folder, token)
+    def started(token: str | None = None, named: bool = True, unix: Path | None = None) -> Serving:
+        serving = Serving(folder, token, unix)
         if named:
             where = f"tcp:{serving.port}:interface=127.0.0.1"
             (folder / "bgserver.toml").write_text(POLICY.replace("ADMIN", where))

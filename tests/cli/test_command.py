@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from bridge.cli import show
 from bridge.cli.arguments import LATER, parser
 from bridge.routing import Stage
 from bridge.state import Store
@@ -362,6 +366,82 @@ def test_a_rollback_reaches_a_server_whose_database_is_locked(
 
     assert (said.status, said.out.splitlines()[0]) == (0, "POST /log: modern → legacy")
     assert serving.table.value.route("POST /log").stage is Stage.LEGACY
+
+
+def test_a_server_on_a_unix_socket_is_asked(folder: Path, bgctl: Bgctl, serve: Callable[..., Serving]) -> None:
+    """
+    The folder's permissions are the token then.
+    """
+    path = folder / "admin.sock"
+    serving = serve(named=False, unix=path)
+
+    said = bgctl("set", "POST /log", "modern", "--force", "--why", "walk", "--admin", f"unix:{path}")
+
+    assert (said.status, said.err) == (0, "")
+    assert serving.table.value.route("POST /log").stage is Stage.MODERN
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"SSH-2.0-x\r\n", b""])
+def test_what_is_no_bgserver_is_not_taken_for_one(folder: Path, bgctl: Bgctl, answer: bytes) -> None:
+    """
+    Something else may listen where the server did: named, it is refused; by policy, the state is used, and it is said.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+
+    def reply() -> None:
+        for _ in range(2):
+            connection, _address = listener.accept()
+            connection.recv(65536)
+            connection.sendall(answer)
+            connection.close()
+
+    thread = threading.Thread(target=reply)
+    thread.start()
+    named = bgctl("status", "--admin", f"http://127.0.0.1:{port}")
+    policy = folder / "bgserver.toml"
+    policy.write_text(policy.read_text().replace('"off"', f'"tcp:{port}:interface=127.0.0.1"'))
+    found = bgctl("status")
+    thread.join()
+    listener.close()
+
+    assert (named.status, found.status) == (4, 0)
+    assert "No bgserver answers" in named.err
+    assert "working on the state" in found.err
+
+
+def test_trouble_stands_above_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    A forced or a blind server isn't shown as if all were well.
+    """
+    found = {"routes": [], "loops": [], "force_legacy": True, "state": {"problem": "it is locked"}}
+
+    show.status(found, Console())
+
+    out = capsys.readouterr().out
+    assert "force_legacy is set" in out
+    assert "State: it is locked" in out
+
+
+def test_a_move_that_is_not_recorded_yet_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Beside the move itself, which counts.
+    """
+    standing = {"stage": "live", "weight": 0}
+    show.moved(
+        [
+            {
+                "route": "GET /x",
+                "from": standing,
+                "to": {**standing, "stage": "legacy"},
+                "changed": True,
+                "problem": "locked",
+            }
+        ],
+        Console(),
+    )
+
+    assert "isn't recorded yet: locked" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
