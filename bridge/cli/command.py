@@ -34,6 +34,11 @@ The exit statuses; C{bgctl --help} says what each means.
 """
 
 
+def _console() -> Console:
+    # In a pipe nobody minds long lines, and a table that is folded can't be searched.
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=10_000)
+
+
 def run(words: Sequence[str]) -> int:
     """
     Carry one command line out.
@@ -85,7 +90,7 @@ def _print(given: Any, found: Any, shown: Callable[[Any, Console], None]) -> Non
     if given.json:
         print(json.dumps(found, ensure_ascii=False))
     else:
-        shown(found, Console(soft_wrap=not sys.stdout.isatty(), highlight=False))
+        shown(found, _console())
 
 
 def _rule(given: Any, config: Config) -> tuple[Any, Callable[[Any, Console], None]]:
@@ -142,7 +147,7 @@ def _check(config: Config, given: Any) -> int:
     if given.json:
         print(json.dumps({"ok": ok, "checks": rows}, ensure_ascii=False))
     else:
-        show.checked(rows, Console(soft_wrap=not sys.stdout.isatty(), highlight=False))
+        show.checked(rows, _console())
     return OK if ok else UNREACHABLE
 
 
