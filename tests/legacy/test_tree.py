@@ -112,7 +112,7 @@ async def test_a_stalled_thread_is_left_behind(tree, monkeypatch):
     Seen to fail with a join of the pool that isn't bounded.
     """
     begun, go = threading.Event(), threading.Event()
-    monkeypatch.setitem(functions.FUNCTIONS, "test", lambda run: begun.set() or go.wait(30) and None)
+    monkeypatch.setitem(functions.FUNCTIONS, "test", lambda run: begun.set() or (go.wait(30) and None))
     await tree.consumer.startService()
     await hand_in(tree)
     await until(begun.is_set)
