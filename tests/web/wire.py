@@ -224,10 +224,18 @@ CASES: dict[str, bytes] = {
     "gzip coding": _of("POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: gzip", body=b"a"),
     "gzip, chunked": _of("POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
     "length and coding": _of(
-        "POST /echo HTTP/1.1", "Host: x", "Content-Length: 3", "Transfer-Encoding: chunked", body=b"3\r\nabc\r\n0\r\n\r\n"
+        "POST /echo HTTP/1.1",
+        "Host: x",
+        "Content-Length: 3",
+        "Transfer-Encoding: chunked",
+        body=b"3\r\nabc\r\n0\r\n\r\n"
     ),
     "coding and length": _of(
-        "POST /echo HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", "Content-Length: 3", body=b"3\r\nabc\r\n0\r\n\r\n"
+        "POST /echo HTTP/1.1",
+        "Host: x",
+        "Transfer-Encoding: chunked",
+        "Content-Length: 3",
+        body=b"3\r\nabc\r\n0\r\n\r\n"
     ),
     "two lengths": _of("POST /echo HTTP/1.1", "Host: x", "Content-Length: 1", "Content-Length: 1", body=b"a"),
     "two different lengths": _of(

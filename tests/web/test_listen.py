@@ -1,0 +1,338 @@
+"""
+Listeners, both ownership modes, limits and good-byes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from bridge.errors import LifespanError, ListenError
+from bridge.routing import Route, RouteTable, Side, Stage
+from bridge.web.cycle import uvicorn_known
+from bridge.web.lifespan import Lifespan
+from tests.web.served import Client, Dispatch, on_loop, serving, until
+
+
+class Hello(Resource):
+    isLeaf = True
+
+    def render_GET(self, request: Request) -> bytes:
+        return type(request.channel).__name__.encode()
+
+
+def site() -> Any:
+    from twisted.web.server import Site
+
+    return Site(Hello())
+
+
+async def modern(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+    await send({"type": "http.response.body", "body": b"modern"})
+
+
+def dispatch() -> Dispatch:
+    table = RouteTable.build([Route("GET /new", stage=Stage.MODERN)])
+    return Dispatch(table, {Side.MODERN: modern})
+
+
+@on_loop
+async def test_attached_protocol_finds_its_road() -> None:
+    """
+    Made by uvicorn alone, the protocol finds legacy_front behind the middlewares; an
+    application without one is plain uvicorn.
+    """
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+    from bridge.web.site_protocol import SiteProtocol
+
+    class Composed:
+        def __init__(self) -> None:
+            self.legacy_front = self
+            self.dispatch = dispatch()
+            self.site = site()
+            self.asked: list[Any] = []
+
+        def decide(self, method: bytes, raw_path: bytes, asks: Any) -> Any:
+            return self.dispatch.decide(method, raw_path, asks)
+
+        def site_for(self, listener: Any) -> Any:
+            self.asked.append(listener)
+            return self.site
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.dispatch(scope, receive, send)
+
+    class Middleware:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.app(scope, receive, send)
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        await modern(scope, receive, send)
+
+    loop = asyncio.get_running_loop()
+    composed = Composed()
+    bodies = []
+    for app in (Middleware(composed), bare):
+        config = Config(app, http=SiteProtocol, log_config=None, access_log=False, proxy_headers=True)
+        config.load()
+        state = ServerState()
+        server = await loop.create_server(
+            lambda config=config, state=state: SiteProtocol(config, state, {}, _loop=loop), "127.0.0.1", 0
+        )
+        port = server.sockets[0].getsockname()[1]
+        client = Client(*await asyncio.open_connection("127.0.0.1", port))
+        bodies += [(await client.get(path))[2] for path in ("/old", "/new")]
+        client.abort()
+        with pytest.raises(ConnectionError):
+            await client.writer.wait_closed()
+            raise ConnectionError
+        server.close()
+        await until(lambda state=state: not state.connections)
+
+    assert [b"_LoopChannel", b"modern", b"modern", b"modern"] == bodies
+    assert [("127.0.0.1", composed.asked[0][1])] == composed.asked
+
+
+def test_other_releases_step_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    On a uvicorn that wasn't tested the class makes uvicorn's own protocol.
+    """
+    from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    from uvicorn.server import ServerState
+
+    from bridge.web import site_protocol
+
+    assert uvicorn_known("0.54.3")
+    assert not uvicorn_known("0.53.9")
+    assert not uvicorn_known("1.0")
+    monkeypatch.setattr(site_protocol, "uvicorn_known", lambda: False)
+    config = Config(modern, log_config=None)
+    loop = asyncio.new_event_loop()
+    made = site_protocol.SiteProtocol(config, ServerState(), {}, loop, road=None, look=False)
+    loop.close()
+
+    assert HttpToolsProtocol is type(made)
+
+
+@on_loop
+async def test_modern_websockets_are_told_1001() -> None:
+    """
+    A drain says "going away" to websockets, where uvicorn says "service restart".
+    """
+    from wsproto import ConnectionType, WSConnection
+    from wsproto.events import CloseConnection
+    from wsproto.events import Request as Handshake
+
+    made = dispatch()
+    async with serving(site(), made, made.decide) as served:
+        client = await served.connect()
+        conn = WSConnection(ConnectionType.CLIENT)
+        await client.send(conn.send(Handshake("127.0.0.1", "/new")))
+        conn.receive_data(await client.reader.readuntil(b"\r\n\r\n"))
+        assert [] != list(conn.events())
+        served.front.stop_accepting()
+        draining = asyncio.ensure_future(served.front.drain(5))
+        conn.receive_data(await client.rest())
+
+        [event] = list(conn.events())
+        assert isinstance(event, CloseConnection)
+        assert 1001 == event.code
+        assert await draining
+
+
+@on_loop
+async def test_concurrency_limit_holds_on_both_roads() -> None:
+    """
+    Past limit_concurrency both roads end in uvicorn's 503.
+    """
+    made = dispatch()
+    async with serving(site(), made, made.decide, limit_concurrency=2) as served:
+        first = await served.connect()
+        assert 200 == (await first.get("/old"))[0]
+        second = await served.connect()
+        await served.connect()
+
+        await until(lambda: len(served.front.state.connections) == 3)
+        statuses = [(await client.get(path))[0] for client, path in ((first, "/old"), (second, "/new"))]
+
+        assert [503, 503] == statuses
+
+
+@on_loop
+async def test_tcp6_and_unix(tmp_path: Path) -> None:
+    """
+    Endpoint strings of other kinds: IPv6 and UNIX, whose peers have addresses of their kind.
+    """
+    from twisted.internet import reactor
+    from twisted.web.server import Site
+
+    from bridge.web.listen import Front
+    from bridge.web.resource_app import ResourceApp
+
+    class Peer(Resource):
+        isLeaf = True
+
+        def render_GET(self, request: Request) -> bytes:
+            return repr((type(request.getClientAddress()).__name__, type(request.getHost()).__name__)).encode()
+
+    made = Site(Peer())
+    front = Front(reactor)
+    [six] = front.bind("tcp6:0:interface=\\:\\:1", made)
+    front.bind(f"unix:{tmp_path}/s", made)
+    hidden = front.bind(f"unix:{tmp_path}/t")
+    await front.start(ResourceApp(made, reactor))
+    try:
+        bodies = []
+        for opened in (
+            asyncio.open_connection("::1", six.adopted.port.getHost().port),
+            asyncio.open_unix_connection(f"{tmp_path}/s"),
+            asyncio.open_unix_connection(f"{tmp_path}/t"),
+        ):
+            client = Client(*await opened)
+            bodies.append((await client.get("/"))[2])
+            client.writer.close()
+            await client.writer.wait_closed()
+    finally:
+        await front.close()
+
+    assert repr(("IPv6Address", "IPv6Address")).encode() == bodies[0]
+    assert [repr(("UNIXAddress", "UNIXAddress")).encode()] * 2 == bodies[1:]
+    assert [] == front.listeners
+    assert not hidden[0].adopted.port.socket.fileno() > 0
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp:notaport", "nonsense:1", "tcp", "ssl:443:privateKey=/nowhere.pem", "unix:/no/folder/s"]
+)
+@on_loop
+async def test_bad_endpoints_are_one_line(endpoint: str) -> None:
+    """
+    What can't be listened on is a ListenError that names it, and nothing stays bound.
+    """
+    from twisted.internet import reactor
+
+    from bridge.web.listen import Front
+
+    front = Front(reactor)
+    with pytest.raises(ListenError) as caught:
+        front.bind(endpoint, site())
+
+    assert endpoint in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [] == front.listeners
+
+
+@on_loop
+async def test_what_legacy_takes_over_is_bounded_by_the_drain() -> None:
+    """
+    A request that never ends doesn't hold a stop up: the drain gives up in time, close cuts.
+    """
+    asked: list[Request] = []
+
+    class Never(Resource):
+        isLeaf = True
+
+        def render_GET(self, request: Request) -> int:
+            asked.append(request)
+            return NOT_DONE_YET
+
+    from twisted.web.server import Site
+
+    async with serving(Site(Never())) as served:
+        client = await served.connect()
+        await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: asked)
+        served.front.stop_accepting()
+
+        assert not await served.front.drain(0.05)
+        await served.front.close()
+        assert b"" == await client.rest()
+
+
+def lifespan(*answers: str, fail: str = "") -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if fail == "at once":
+            raise RuntimeError("no lifespan here")
+        scope["state"]["said"] = 1
+        for answer in answers:
+            await receive()
+            if fail == answer:
+                raise RuntimeError("on purpose")
+            await send({"type": f"lifespan.{answer}", "message": "because"})
+
+    return app
+
+
+def test_lifespan_from_start_to_end() -> None:
+    """
+    startup gives the state, shutdown waits for the application to return.
+    """
+
+    async def go() -> Any:
+        driven = Lifespan(lifespan("startup.complete", "shutdown.complete"))
+        state = await driven.startup()
+        await driven.shutdown()
+        await driven.shutdown()
+        return state
+
+    assert {"said": 1} == asyncio.run(go())
+
+
+def test_application_without_a_lifespan() -> None:
+    """
+    One that raises before it asked for anything has no lifespan, and starts all the same.
+    """
+
+    async def go() -> Any:
+        driven = Lifespan(lifespan(fail="at once"))
+        state = await driven.startup()
+        await driven.shutdown()
+        return state
+
+    assert {} == asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("app", "says"),
+    [
+        (lifespan("startup.failed"), "failed to start: because"),
+        (lifespan("startup.complete", fail="startup.complete"), "failed to start: RuntimeError: on purpose"),
+        (lifespan("startup.complete", "shutdown.failed"), "failed to shut down: because"),
+        (
+            lifespan("startup.complete", "shutdown.complete", fail="shutdown.complete"),
+            "failed to shut down: RuntimeError: on purpose",
+        ),
+    ],
+)
+def test_failed_lifespans_say_why(app: Any, says: str) -> None:
+    """
+    A failure to start or to shut down is raised, with the application's reason.
+    """
+
+    async def go() -> None:
+        driven = Lifespan(app, "the modern application")
+        await driven.startup()
+        await driven.shutdown()
+
+    with pytest.raises(LifespanError) as caught:
+        asyncio.run(go())
+
+    assert says in str(caught.value)
