@@ -22,11 +22,11 @@ from .loops.consumer import consume
 from .loops.daily_report import daily_report
 from .loops.rescue import rescue
 from .loops.tenure import Body, hold, keep
-from .middleware import CatchErrors, ExactPaths, LogRequests, RefuseWhenDraining, Sessions
+from .middleware import CatchErrors, ExactPaths, LogRequests, RefuseWhenDraining, SayWhyNot, Sessions
 from .requests import Json
 from .routes import ROUTERS
 from .services import Services
-from .settings import load_settings
+from .settings import RefusedToStart, load_settings
 from .shutdown import drain_on_signals
 from .supervision import Supervisor
 
@@ -77,6 +77,8 @@ def create_app(settings: Mapping[str, Any] | None = None) -> FastAPI:
     app.add_middleware(CatchErrors)
     app.add_middleware(RefuseWhenDraining, draining=services.draining)
     app.add_middleware(LogRequests, request_log=services.request_log)
+    app.state.refusals = []
+    app.add_middleware(SayWhyNot, refusals=app.state.refusals)
     return app
 
 
@@ -94,7 +96,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """
     services: Services = app.state.services
     loops: dict[str, LoopCall] = app.state.loops
-    await services.open()
+    try:
+        await services.open()
+    except RefusedToStart as refused:
+        app.state.refusals.append(str(refused))
+        await services.database.close()
+        raise
     supervisor = Supervisor()
     with drain_on_signals(services.draining):
         supervisor.start("pulse", services.pulse())

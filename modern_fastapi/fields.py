@@ -17,6 +17,9 @@ from .errors import Refusal
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 ONE_LINE_CONTROLS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
+# The same for the OpenAPI document.
+LINES = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]*$"
+LINE = r"^[^\u0000-\u001f\u007f]*$"
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 EMAIL = re.compile(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{LABEL}(?:\.{LABEL})+")
 EMAIL_LIMIT = 254
@@ -46,7 +49,8 @@ def text(limit: int, *, one_line: bool = False) -> Any:
             raise wrong("must not contain control characters")
         return value
 
-    return BeforeValidator(check), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": limit})
+    schema = {"type": "string", "minLength": 1, "maxLength": limit, "pattern": LINE if one_line else LINES}
+    return BeforeValidator(check), WithJsonSchema(schema)
 
 
 def integer(least: int, most: int) -> Any:
@@ -165,7 +169,9 @@ _EMAIL_SCHEMA = WithJsonSchema({"type": "string", "maxLength": EMAIL_LIMIT, "pat
 Email = Annotated[str, BeforeValidator(check_email), _EMAIL_SCHEMA]
 PathEmail = Annotated[str, BeforeValidator(lambda segment: check_email(decoded(segment))), _EMAIL_SCHEMA]
 PathItem = Annotated[
-    str, BeforeValidator(_path_text), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200})
+    str,
+    BeforeValidator(_path_text),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200, "pattern": LINE}),
 ]
 Line = Annotated[str, *text(200, one_line=True)]
 Body = Annotated[str, *text(100_000)]

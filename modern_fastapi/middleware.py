@@ -1,6 +1,6 @@
 """
-The plain ASGI layers around the routes, from the outside in: request log, draining, unexpected errors, path and HEAD,
-session.
+The plain ASGI layers around the routes, from the outside in: refusal to start, request log, draining, unexpected
+errors, path and HEAD, session.
 
 Plain, because Starlette's ``BaseHTTPMiddleware`` runs the application in a task of its own, which has cut background
 work short and hidden disconnects.
@@ -21,6 +21,27 @@ from .request_log import RequestLog
 log = logging.getLogger(__name__)
 
 RETRY_AFTER = "5"
+
+
+class SayWhyNot:
+    """
+    Tells the server in one line why the application cannot start, where Starlette would send a traceback.
+    """
+
+    def __init__(self, app: ASGIApp, refusals: list[str]) -> None:
+        self._app = app
+        self._refusals = refusals
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            return await self._app(scope, receive, send)
+
+        async def plain(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and self._refusals:
+                message = {**message, "message": self._refusals[-1]}
+            await send(message)
+
+        await self._app(scope, receive, plain)
 
 
 class LogRequests:

@@ -57,7 +57,9 @@ class Settings(BaseModel):
     smtp_sender: str = Field("jobs@localhost", min_length=3, description="sender of all mail")
     smtp_timeout: float = Field(10.0, gt=0, le=600, description="seconds for each step of the SMTP dialogue")
     session_secret: str = Field("", description="key of the session cookie; empty: random, so sessions end with us")
-    listen: str = Field("tcp:8080:interface=127.0.0.1", description="the Twisted application's address; not used here")
+    listen: str = Field(
+        "tcp:8080:interface=127.0.0.1", description="the Twisted application's address when it runs alone"
+    )
     broker: str = Field("", description="URL of the broker for celery, rq and dramatiq")
 
     @field_validator("loops")

@@ -81,7 +81,9 @@ async def receive(request: Request, files: Files, name: str, limit: int) -> Asyn
             raise Refusal("bad_field", "file: must be a file")
         yield Received(filename, form.size, path)
     finally:
-        target.close()
+        # Closing writes what is left, which a full disk refuses once more; the file has to go all the same.
+        with contextlib.suppress(OSError):
+            target.close()
         path.unlink(missing_ok=True)
 
 

@@ -339,6 +339,29 @@ def test_unwritable_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_refusal_is_one_line(tmp_path: Path) -> None:
+    """
+    An operator reads what is wrong, not where in the code it was found.
+
+    Seen to fail without SayWhyNot: Starlette sends the traceback as the reason.
+    """
+    (tmp_path / "file").write_text("")
+    ended = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "modern_fastapi.app:create_app", "--factory", "--port", "0"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JOBS_DATA": str(tmp_path / "file" / "data")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert 0 != ended.returncode
+    assert "nothing can be written" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
 def test_open_stream_does_not_hold_up_the_end(tmp_path: Path) -> None:
     """
     SIGTERM ends event streams, and with them uvicorn, although it waits for open answers without a limit.

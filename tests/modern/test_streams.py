@@ -5,6 +5,7 @@ Events, uploads and downloads: bounded memory, nothing skipped, and nothing left
 from __future__ import annotations
 
 import asyncio
+import resource
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -179,6 +180,30 @@ def test_client_that_goes_away_leaves_nothing(tmp_path: Path, tenth: int) -> Non
     async def scenario() -> None:
         async with running(tmp_path, loops="") as one:
             await post(one.app, iter(pieces), leaves=True)
+            assert ([], 0, 0) == await left(one)
+
+    run(scenario())
+
+
+def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """
+    Where the disk takes no more, the upload is a 500, and its beginning does not stay on the full disk.
+
+    Seen to fail with a plain close before the unlink: it writes once more, and raises.
+    """
+    body = HEAD + b"x" * 3_000_000 + TAIL
+
+    async def scenario() -> None:
+        async with running(tmp_path, loops="") as one:
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, hard))
+            try:
+                answer = await post(
+                    one.app, iter([body[at : at + 65536] for at in range(0, len(body), 65536)]), leaves=False
+                )
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            assert 500 == answer[0]["status"]
             assert ([], 0, 0) == await left(one)
 
     run(scenario())
