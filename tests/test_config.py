@@ -7,6 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bridge.config import (
     EVERYTHING,
@@ -366,3 +368,49 @@ def test_a_move_costs_no_more_than_what_moved() -> None:
     assert (second.route("GET /a").stage, second.default.stage, second.version) == (Stage.LIVE, Stage.MODERN, 1)
     assert second.route("GET /b") is first.route("GET /b")
     assert [t.route("GET /a").stage for t in (first, third)] == [Stage.LEGACY, Stage.LEGACY]
+
+
+KEYS = {
+    "": ["listen", "admin", "state", "grace", "force_legacy", "front", "site", "loop", "unknown"],
+    "legacy": ["app", "settings", "sandbox", "version", "unknown"],
+    "modern": ["app", "settings", "sandbox", "version"],
+    "gate": ["aa", "p0", "p1", "alpha", "beta", "seen", "floor", "rollback"],
+    "routes": ["stage", "promote", "sample", "canary", "outcomes", "ignore", "tolerate", "stream", "effects"],
+    "[route]": ["match", "stage", "promote", "sample", "effects", "outcomes", "canary", "ignore", "tolerate", "stream"],
+    "[loop]": ["name", "legacy", "modern", "stage", "lease", "drain"],
+}
+VALUES = [
+    "0", "-1", "1.5", "nan", "inf", "true", "''", "'x'", "'tcp:'", "'tcp:0'", "'off'", "'a:b'", "'sqlite:///x'",
+    "'GET /a'", "'GET /{a}'", "'POST,GET /a'", "'shadow'", "'live'", "'auto'", "'none'", "'service:x'", "[]", "['x']",
+    "['$.x', 'header:y']", "[1, 200]", "[[]]", "{}", "{weight = 5}", "{weight = -5, subject = 'path:a'}",
+    "{'$.x' = 1}", "{p0 = 0.1, p1 = 0.2}", "{p0 = 2}", "2026-01-01", "1e400", "99999999999999999999",
+]  # fmt: skip
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> str:
+    """
+    Every table that there is, with some of its keys, and any value in each.
+    """
+    lines = []
+    for table, keys in KEYS.items():
+        if table and not draw(st.booleans()):
+            continue
+        for _ in range(draw(st.integers(1, 2)) if table.startswith("[") else 1):
+            lines.append(f"[{table}]" if table else "")
+            some = draw(st.lists(st.sampled_from(keys), unique=True, max_size=4))
+            lines += [f"{key} = {draw(st.sampled_from(VALUES))}" for key in some]
+    return "\n".join(lines)
+
+
+@given(policies())
+def test_whatever_is_written_is_used_or_refused(text: str) -> None:
+    """
+    A policy never ends in a traceback: it is a Config, or an error with the file's name.
+    """
+    try:
+        config = parse_config(text, "f.toml", BASE)
+    except ConfigError as error:
+        assert str(error).startswith("f.toml: ")
+    else:
+        assert config.table({}).default.name == "default"

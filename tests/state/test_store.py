@@ -254,3 +254,15 @@ def test_many_processes_may_set_one_state_up_at_once(url: str) -> None:
         worker.join()
 
     assert found == ["opened"] * 3
+
+
+def test_connections_that_were_cut_are_made_anew(any_store: Store) -> None:
+    """
+    A PostgreSQL that was restarted, or a firewall that forgot: the next look works again.
+    """
+    if any_store.database.engine.dialect.name == "postgresql":
+        with pytest.raises(StateUnavailableError), any_store.database.writing("go on") as connection:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    assert any_store.version() == 0
+    assert any_store.set_stage("GET /x", Stage.LIVE, who="ann", why="") is not None
