@@ -321,13 +321,14 @@ async def down():
 
 life.on_start(Starting.SERVICES, "up", up)
 life.on_stop(Stopping.SERVICES, "down", down)
+{early}
 application = service.Application("whole")
 Whole().setServiceParent(application)
 """
 
 
-def _twistd(folder: Path, up: str, *options: str) -> list[str]:
-    (folder / "whole.tac").write_text(TAC.replace("{up}", up))
+def _twistd(folder: Path, up: str, *options: str, early: str = "") -> list[str]:
+    (folder / "whole.tac").write_text(TAC.replace("{up}", up).replace("{early}", early))
     return [
         sys.executable,
         "-c",
@@ -387,13 +388,15 @@ def test_a_failed_start_under_twistd_is_a_failure(tmp_path):
 
 def test_daemonized_twistd_works(tmp_path):
     """
-    Forked into the background after the reactor was made, the server starts, serves and stops.
+    Forked into the background after the reactor was made, the server starts, serves and stops. Threads that were asked
+    for before the fork run after it.
     """
     done = subprocess.run(
         _twistd(
             tmp_path,
             "from twisted.internet.threads import deferToThread as d; "
             "from bridge.loop import as_awaitable as a; await a(d(lambda: open('up', 'w').close()))",
+            early="reactor.callInThread(lambda: open('early', 'w').close())",
         ),
         cwd=tmp_path,
         env=_environment(),
@@ -406,6 +409,7 @@ def test_daemonized_twistd_works(tmp_path):
 
     assert _until(lambda: not (tmp_path / "twistd.pid").exists())
     assert (tmp_path / "down").exists()
+    assert (tmp_path / "early").exists()
 
 
 def test_a_hung_handler_holds_no_exit(tmp_path):

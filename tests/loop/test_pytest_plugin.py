@@ -58,7 +58,8 @@ def test_plain_and_deferred_tests_run_side_by_side(loop, tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
 
     ours = finish([*command, "-p", "bridge.testing.plugin"], env={"BGSERVER_TEST_LOOP": loop}, cwd=tmp_path)
-    theirs = finish([*command, "--reactor=asyncio"], cwd=tmp_path)
+    only_twisted = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    theirs = finish([*command, "-p", "pytest_twisted", "--reactor=asyncio"], env=only_twisted, cwd=tmp_path)
 
     assert ours.passed, ours.out + ours.err
     assert "5 passed" in ours.out

@@ -149,7 +149,7 @@ def test_work_after_the_stop_is_refused(loop):
     ran = on_bridge(LATE, loop)
 
     assert ran.passed, ran.err
-    assert not on_stock(LATE, loop, timeout=8).passed, "the trap is gone from stock Twisted"
+    assert not on_stock(LATE, loop, timeout=4).passed, "the trap is gone from stock Twisted"
 
 
 WAITING = """
