@@ -126,6 +126,9 @@ class SQLite:
     def broken(self, raw):
         return False
 
+    def dataVersion(self, raw):
+        return raw.execute("PRAGMA data_version").fetchone()[0]
+
     def lock(self, connection):
         """
         BEGIN IMMEDIATE has locked already.
@@ -183,6 +186,9 @@ class PostgreSQL:
     def broken(self, raw):
         return raw.closed
 
+    def dataVersion(self, raw):
+        return None
+
     def lock(self, connection):
         connection.row("SELECT pg_advisory_xact_lock(7236834522)")
 
@@ -214,6 +220,8 @@ class Own:
     """
     A thread's own connection; it is closed when the thread ends.
     """
+
+    version = None
 
     def __init__(self, raw):
         self.raw = raw
@@ -360,13 +368,27 @@ class Database(service.Service):
     def writeNow(self, interaction, *args, **kwargs):
         return self._now(True, interaction, *args, **kwargs)
 
-    def _now(self, writes, interaction, *args, **kwargs):
+    def changedNow(self):
+        """
+        Whether another connection, of whatever process, has committed since
+        this thread asked last.  Cheap, and only for SQLite: PostgreSQL calls
+        us, see C{notify}.
+        """
+        own = self._own()
+        before, own.version = own.version, self.engine.dataVersion(own.raw)
+        return before != own.version
+
+    def _own(self):
         if self.pool is None:
             raise DatabaseError("the database is closed")
         own = getattr(self._mine, "own", None)
         if own is None:
             own = self._mine.own = Own(self.engine.connect())
             self._opened.add(own)
+        return own
+
+    def _now(self, writes, interaction, *args, **kwargs):
+        own = self._own()
         try:
             return self._transact(own.raw, writes, interaction, *args, **kwargs)
         except Exception:

@@ -1,7 +1,7 @@
 """
 PostgreSQL's NOTIFY: work that other processes hand in wakes us at once.
 
-SQLite has nothing like it; there the consumer looks once in a poll.
+SQLite has nothing like it; there the consumer looks itself, see C{worker}.
 """
 
 import threading

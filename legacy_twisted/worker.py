@@ -9,6 +9,7 @@ never keeps the reactor's pool from resolving a name.
 
 import functools
 import threading
+import time
 
 from twisted.internet import defer, threads
 from twisted.python.threadpool import ThreadPool
@@ -16,6 +17,8 @@ from twisted.python.threadpool import ThreadPool
 from legacy_twisted import tasks
 from legacy_twisted.loops import Fenced, Loop, fork
 from legacy_twisted.runs import Crew
+
+GLANCE = 0.03  # seconds between two looks at whether SQLite has changed
 
 
 class BackgroundWorker(Crew):
@@ -56,10 +59,12 @@ class BackgroundWorker(Crew):
         """
         try:
             while not self.stopping.is_set():
+                # Before the claim: what comes during it isn't missed.
                 self._awake.clear()
+                self._changed()
                 pause = self._round()
                 if pause:
-                    self._awake.wait(pause)
+                    self._sleep(pause)
             if self.refused is None:
                 self.drain(self.jobs.settings.grace)
         finally:
@@ -67,6 +72,23 @@ class BackgroundWorker(Crew):
             self.jobs.database.forget()
         if self.refused is not None:
             raise self.refused
+
+    def _sleep(self, pause):
+        """
+        Wait for C{wake}, for another process's work, or C{pause} seconds.
+        """
+        end = time.monotonic() + pause
+        glance = GLANCE if self.jobs.database.flavour == "sqlite" else pause
+        while (left := end - time.monotonic()) > 0:
+            if self._awake.wait(min(glance, left)) or self._changed():
+                return
+
+    def _changed(self):
+        try:
+            return self.jobs.database.changedNow()
+        except Exception:
+            # The next claim will say it.
+            return False
 
     def _round(self):
         """

@@ -137,6 +137,22 @@ def test_a_threads_connection_ends_with_it(database, monkeypatch):
         opened[0].execute("SELECT 1")
 
 
+def test_what_others_have_committed(database):
+    """
+    A thread sees that another connection has committed, once, and takes no notice of its own commits.
+    """
+    change = "UPDATE loops SET ticks = ticks + 1"
+    database.changedNow()
+    database.writeNow(lambda c: c.execute(change))
+    own = database.changedNow()
+
+    other = threading.Thread(target=lambda: (database.writeNow(lambda c: c.execute(change)), database.forget()))
+    other.start()
+    other.join()
+
+    assert [False, True, False] == [own, database.changedNow(), database.changedNow()]
+
+
 def test_named_parameters_for_postgresql():
     """
     The one way to write parameters is translated, and percent signs and times in the text stay what they are.

@@ -76,6 +76,23 @@ def test_it_wakes_at_once(jobs, worker, pool, does):
     stop()
 
 
+def test_it_wakes_for_other_processes(jobs, worker, pool, does):
+    """
+    With a poll of an hour, a row that somebody else has written is begun without a word to us.
+
+    Seen to fail with `self._awake.wait(pause)` in place of `_sleep`.
+    """
+    object.__setattr__(jobs.settings, "poll", 3600.0)
+    begun = threading.Event()
+    does(lambda attempt: begun.set())
+    stop = run(worker, pool)
+
+    insert(jobs)
+
+    assert begun.wait(10)
+    stop()
+
+
 def test_successors_follow_at_once(jobs, worker, pool, does):
     """
     What waits for another task is begun when that has ended.
