@@ -102,8 +102,7 @@ class World:
             await asyncio.sleep(0.005)
 
     def lose_the_database(self) -> None:
-        for path in self.path.parent.glob("state.db*"):
-            path.rename(path.with_name(f"gone-{path.name}"))
+        self.path.rename(self.path.with_name("gone.db"))
 
     async def set(self, **asked: Any) -> httpx.Response:
         return await self.client.post("/api/set", json={"route": "GET /export/{export_id}", **asked})
