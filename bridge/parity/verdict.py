@@ -91,7 +91,7 @@ def judge(
     pair = one(other, answer) if answered_by_modern else one(answer, other)
     itself = None if replicate is None else one(answer, replicate)
     if stored is not None and replicate is not None:
-        found = _stored(other, replicate, answered_by_modern, rules, stored)
+        found = compare_stored(other, replicate, answered_by_modern, rules, stored)
         pair = attrs.evolve(pair, differences=pair.differences + found, tier=Tier.DIFFERENT if found else pair.tier)
     noisy = frozenset() if itself is None else frozenset(d.place for d in itself.differences)
     places = frozenset(d.place for d in pair.differences)
@@ -118,7 +118,7 @@ def judge(
     )
 
 
-def _stored(
+def compare_stored(
     other: Observation,
     replicate: Observation,
     answered_by_modern: bool,
@@ -127,6 +127,8 @@ def _stored(
 ) -> tuple[Difference, ...]:
     """
     Compare what two sandboxes did; their answers show whose ids are whose.
+
+    @param stored: What each did, the answering side's first.
     """
     ids = IdMap()
     (left, lefts), (right, rights) = (replicate, stored[0]), (other, stored[1])

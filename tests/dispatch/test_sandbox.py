@@ -145,7 +145,7 @@ def town(tmp_path):
             settings, copies = copies_of(declared, tmp_path, f"{side.value}.sandbox")
             assert {"data": side.value} == settings
             sandboxes[side] = Sandbox(offices[side.value], copies)
-        pace = Pace(quiet=0.01, look=0.001, again=0.0, longest=0.0)
+        pace = Pace(quiet=0.01, settle=0.1, look=0.001, again=0.0, longest=0.0)
         feed = SandboxFeed(queue, sandboxes, lambda route, why: broken.append((route.name, why)), pace)
         queue.feed = feed
         routes = [

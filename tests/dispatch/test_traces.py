@@ -4,7 +4,7 @@ Whose change a change is, while an instance goes on working and the next write i
 
 from __future__ import annotations
 
-from bridge.dispatch.sandbox.traces import Trace, belongs
+from bridge.dispatch.sandbox.traces import Habits, Trace, belongs
 from bridge.dispatch.trial import Request
 from bridge.parity import Effect, Ending, Recording
 
@@ -23,11 +23,11 @@ def change(key: str, op: str = "update", kind: str = "row", **row: object) -> Ef
     return Effect(kind, key, {"op": op, **row})
 
 
-def given(effect: Effect, traces: list[Trace], current: Trace | None = None, unprompted: set | None = None) -> list:
+def given(effect: Effect, traces: list[Trace], current: Trace | None = None, habits: Habits | None = None) -> list:
     """
     The changes of every trace, the running one's last.
     """
-    belongs(effect, traces, current, set() if unprompted is None else unprompted, 7.0)
+    belongs(effect, traces, current, habits or Habits(), 7.0)
     return [each.changes for each in [*traces, *([current] if current else [])]]
 
 
@@ -85,23 +85,42 @@ def test_what_comes_by_itself_is_nobodys():
     """
     A heartbeat was seen when nothing ran, so it is no write's when one runs.
     """
-    unprompted: set = set()
+    habits = Habits()
 
-    given(change("processes:x"), [], None, unprompted)
+    given(change("processes:x"), [], None, habits)
 
-    assert {("row", "processes")} == unprompted
-    assert [[]] == given(change("processes:x"), [], trace(), unprompted)
-    assert [[change(f"processes:{ONE}")]] == given(change(f"processes:{ONE}"), [], trace(answer=ONE), unprompted)
+    assert {("row", "processes")} == habits.unprompted
+    assert [[]] == given(change("processes:x"), [], trace(), habits)
+    assert [[change(f"processes:{ONE}")]] == given(change(f"processes:{ONE}"), [], trace(answer=ONE), habits)
+
+
+def test_a_process_is_no_writes():
+    """
+    An id that an instance showed when nothing ran is its own: a file that is called by
+    it too, or a row that it owns, is found by its other ids.
+    """
+    habits = Habits()
+    maker = trace(answer=ONE)
+
+    given(change(f"processes:{TWO}", "insert"), [], None, habits)
+    given(change(f"outbox:{ONE}.eml.{TWO}.part", "insert"), [maker], None, habits)
+    given(change("tasks:9", owner=TWO), [maker], None, habits)
+
+    assert 1 == len(maker.changes)
+    assert {ONE} == maker.ids
 
 
 def test_late_work_is_nobodys():
     """
-    What a write does after it was judged isn't the next one's.
+    What a write does after it was judged isn't the next one's; unless that is about it.
     """
-    current = trace()
+    habits = Habits(gone={ONE: None})
+    current, about = trace(), trace(f"/task/{ONE}")
 
-    belongs(change("log:1", task_id=ONE), [], current, set(), 7.0, {ONE})
-    belongs(change(f"tasks:{ONE}"), [], current, set(), 7.0, {ONE})
+    given(change("log:1", task_id=ONE), [], current, habits)
+    given(change(f"tasks:{ONE}"), [], current, habits)
+    given(change(f"tasks:{ONE}"), [], about, habits)
 
-    assert [] == current.changes
-    belongs(change(f"tasks:{ONE}"), [], trace(f"/task/{ONE}"), set(), 7.0, {ONE})
+    assert ([], 1) == (current.changes, len(about.changes))
+    habits.forget()
+    assert {} == habits.gone

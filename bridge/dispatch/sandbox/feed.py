@@ -26,11 +26,12 @@ import attrs
 from bridge.dispatch.asgi import App
 from bridge.dispatch.sandbox.copies import Copy
 from bridge.dispatch.sandbox.net import learned, net, private_ids, rewritten
-from bridge.dispatch.sandbox.traces import Trace, belongs
+from bridge.dispatch.sandbox.traces import Habits, Trace, belongs
 from bridge.dispatch.shadows import ShadowQueue
 from bridge.dispatch.trial import Dropped, Request, Trial
 from bridge.parity import Effect, Observation, Recording, Rules, compare
 from bridge.parity.ids import IdMap
+from bridge.parity.verdict import compare_stored
 from bridge.routing import Decision, Route, Side
 
 log = logging.getLogger(__name__)
@@ -62,16 +63,14 @@ class Sandbox:
     One side's second instance, and its copies.
 
     @ivar ids: The real ids, and what this instance calls the same.
-    @ivar unprompted: Tables and folders that it writes to by itself.
-    @ivar gone: The ids of writes that were judged, the latest ones.
+    @ivar habits: What it does by itself.
     """
 
     instance: Instance
     copies: Sequence[Copy]
     app: App | None = None
     ids: dict[str, str] = attrs.field(factory=dict)
-    unprompted: set[tuple[str, str]] = attrs.field(factory=set)
-    gone: dict[str, None] = attrs.field(factory=dict)
+    habits: Habits = attrs.field(factory=Habits)
 
 
 @attrs.frozen
@@ -80,9 +79,9 @@ class Pace:
     How often, how long and how many.
 
     @ivar waiting: Writes that wait at most.
-    @ivar open: Writes whose background work may still go on, at most.
-    @ivar quiet: Seconds without a change after which a write's work has ended; C{settle}
-        at the latest.
+    @ivar open: Writes whose background work may still go on, at most; the next waits.
+    @ivar quiet: Seconds without a change after which a write's work has ended, if both
+        sides did the same by then; else it has until C{settle}.
     @ivar look: Seconds between two looks at the copies.
     @ivar drift: How many writes in a row a side's own sandbox must answer otherwise
         than the side itself, until the copies are made anew.
@@ -136,7 +135,7 @@ class SandboxFeed:
     seedings: int = 0
     problem: str = ""
     _waiting: collections.deque[_Write] = attrs.field(factory=collections.deque)
-    _open: collections.deque[_Open] = attrs.field(factory=collections.deque)
+    _open: list[_Open] = attrs.field(factory=list)
     _wake: asyncio.Event = attrs.field(factory=asyncio.Event)
     _idle: asyncio.Event = attrs.field(factory=asyncio.Event)
     _stale: bool = True
@@ -230,13 +229,13 @@ class SandboxFeed:
                 if self._stale:
                     await asyncio.sleep(self._pause)
                     await self._seed()
-                elif self._waiting:
+                elif self._waiting and len(self._open) < self.pace.open:
                     await self._one(self._waiting.popleft())
-                    await self._close_open(self.pace.open)
+                    await self._close_open()
                 elif self._open:
                     await asyncio.sleep(self.pace.look)
                     await self._look()
-                    await self._close_open(self.pace.open)
+                    await self._close_open()
                 else:
                     self._wake.clear()
                     self._idle.set()
@@ -253,14 +252,14 @@ class SandboxFeed:
         self._pause = min(self.pace.longest, max(self.pace.again, self._pause * 2))
 
     async def _seed(self) -> None:
-        await self._close_open(0)
+        await self._close_open(all_=True)
         await self._stop_instances()
         self._taken, self._stale = None, False
         began = self.queue.clock()
         first: Sequence[Copy] = ()
         for sandbox in self.sandboxes.values():
             sandbox.ids.clear()
-            sandbox.gone.clear()
+            sandbox.habits.forget()
             for place, copy in enumerate(sandbox.copies):
                 await self._in_thread(copy.seed, first[place] if place < len(first) else None)
             if not first:
@@ -314,36 +313,48 @@ class SandboxFeed:
         trial = Trial(decision, request, answer, other, replicate)
         self._open.append(_Open(trial, traces, self.queue.clock()))
 
-    async def _close_open(self, most: int) -> None:
+    async def _close_open(self, all_: bool = False) -> None:
         """
-        Judge the writes whose work has ended, in their order; and the oldest, where
-        more than C{most} are open.
+        Judge the writes whose work has ended.
         """
-        while self._open:
-            first, now = self._open[0], self.queue.clock()
-            last = max([first.since, *(trace.last for trace in first.traces.values())])
-            ended = now - last >= self.pace.quiet or now - first.since >= self.pace.settle
-            if len(self._open) <= most and not ended:
-                return
-            self._open.popleft()
-            await self._judge(first)
+        now = self.queue.clock()
+        for each in list(self._open):
+            last = max([each.since, *(trace.last for trace in each.traces.values())])
+            late = all_ or now - each.since >= self.pace.settle
+            if late or (now - last >= self.pace.quiet and self._even(each)):
+                self._open.remove(each)
+                await self._judge(each)
+
+    def _even(self, done: _Open) -> bool:
+        """
+        Whether both sides did the same, as it looks now.
+        """
+        trial = self._with_stored(done)
+        if trial.stored is None or trial.replicate is None:
+            return True
+        rules = Rules(moments=60.0)
+        modern = trial.decision.answers is Side.MODERN
+        return not compare_stored(trial.other, trial.replicate, modern, rules, trial.stored)
 
     async def _judge(self, done: _Open) -> None:
-        trial = done.trial
-        stored = {side: net(trace.changes) for side, trace in done.traces.items()}
         for side, trace in done.traces.items():
-            gone = self.sandboxes[side].gone
+            gone = self.sandboxes[side].habits.gone
             gone.update(dict.fromkeys(trace.ids))
             _bound(gone)
+        trial = done.trial
+        for side, trace in done.traces.items():
+            own = trial.other if side is trial.decision.shadows else trial.replicate
+            assert own is not None
+            await self._look_for_leaks(side, trial, own, net(trace.changes))
+        self.queue.judge_now(self._with_stored(done))
+
+    def _with_stored(self, done: _Open) -> Trial:
+        trial, traces = done.trial, done.traces
         answers, shadows = trial.decision.answers, trial.decision.shadows
         assert shadows is not None
-        for side in stored:
-            own = trial.other if side is shadows else trial.replicate
-            assert own is not None
-            await self._look_for_leaks(side, trial.decision, trial.request, trial.answer, own, stored[side])
-        if answers in stored and all(self.sandboxes[side].copies for side in stored):
-            trial = attrs.evolve(trial, stored=(stored[answers], stored[shadows]))
-        self.queue.judge_now(trial)
+        if answers not in traces or not all(self.sandboxes[side].copies for side in traces):
+            return trial
+        return attrs.evolve(trial, stored=(net(traces[answers].changes), net(traces[shadows].changes)))
 
     async def _look(self) -> None:
         for side in self.sandboxes:
@@ -358,7 +369,7 @@ class SandboxFeed:
         traces = [each.traces[side] for each in self._open if side in each.traces]
         for copy in sandbox.copies:
             for change in await self._in_thread(copy.changes):
-                belongs(change, traces, current, sandbox.unprompted, self.queue.clock(), sandbox.gone)
+                belongs(change, traces, current, sandbox.habits, self.queue.clock())
 
     def _learn(self, sandbox: Sandbox, answer: Observation, own: Observation) -> None:
         sandbox.ids.update(learned(answer, own))
@@ -381,22 +392,14 @@ class SandboxFeed:
         self._make_anew()
         return True
 
-    async def _look_for_leaks(
-        self,
-        side: Side,
-        decision: Decision,
-        request: Request,
-        answer: Observation,
-        own: Observation,
-        stored: Sequence[Effect],
-    ) -> None:
-        ids = private_ids(request, answer, own, stored)
+    async def _look_for_leaks(self, side: Side, trial: Trial, own: Observation, stored: Sequence[Effect]) -> None:
+        ids = private_ids(trial.request, trial.answer, own, stored)
         if not ids:
             return
         for copy in self.sandboxes[side].copies:
             where = await self._in_thread(copy.leaked, ids)
             if where:
-                self.broke(decision.route, f"the sandbox of {side.value} wrote to the real store: {where}")
+                self.broke(trial.decision.route, f"the sandbox of {side.value} wrote to the real store: {where}")
                 return
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:

@@ -15,7 +15,7 @@ known to change by itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, MutableSet, Sequence
+from collections.abc import Sequence
 
 import attrs
 
@@ -53,50 +53,65 @@ class Trace:
         text = f"{scope['path']}\n{said}"
         return cls({*ID.findall(text), *ids_of(answer)}, text)
 
-    def add(self, change: Effect, at: float) -> None:
+    def add(self, change: Effect, ids: set[str], at: float) -> None:
         """
-        Take a change; a row that came is known by its id from now on.
+        Take a change; a row that came is known by its ids from now on.
         """
         self.changes.append(change)
         self.last = at
         if change.value["op"] == "insert":
-            self.ids.update(ID.findall(change.key))
+            self.ids |= ids
 
 
-def belongs(
-    change: Effect,
-    traces: Sequence[Trace],
-    current: Trace | None,
-    unprompted: MutableSet[tuple[str, str]],
-    at: float,
-    gone: Container[str] = (),
-) -> None:
+@attrs.define(eq=False)
+class Habits:
+    """
+    What is known of an instance.
+
+    @ivar unprompted: What it writes to by itself, as a kind and the key's head.
+    @ivar common: Ids that are the instance's and no write's: a process, a host.
+    @ivar gone: Ids of writes that were judged, the latest ones.
+    """
+
+    unprompted: set[tuple[str, str]] = attrs.field(factory=set)
+    common: set[str] = attrs.field(factory=set)
+    gone: dict[str, None] = attrs.field(factory=dict)
+
+    def forget(self) -> None:
+        """
+        Begin anew, with another instance.
+        """
+        self.unprompted.clear()
+        self.common.clear()
+        self.gone.clear()
+
+
+def belongs(change: Effect, traces: Sequence[Trace], current: Trace | None, habits: Habits, at: float) -> None:
     """
     Give a change to the trace that it belongs to, if it belongs to any.
 
     @param traces: Those whose work may go on, oldest first; C{current} is the one that
         is being run.
-    @param unprompted: What changes by itself, as a kind and the key's head.
-    @param gone: The ids of writes that were judged.
     """
     head, _, name = change.key.partition(":")
     asked = traces if current is None else [current, *traces]
     ids = set(ID.findall(change.key))
+    if not asked:
+        habits.unprompted.add((change.kind, head))
+        habits.common |= ids - habits.gone.keys()
+        return
+    ids -= habits.common
     trace = _first(asked, ids)
-    if trace is None and len(name) >= _TELLING and not ids:
+    if trace is None and not ids and len(name) >= _TELLING:
         trace = next((each for each in asked if name in each.text), None)
-    if trace is None:
-        ids.update(ID.findall(json.dumps(change.value, default=str)))
-        trace = _first(asked, ids)
-    if trace is None and any(each in gone for each in ids):
-        return  # late work of a write that is judged
-    if trace is None and (change.kind, head) not in unprompted:
-        if asked:
-            trace = current
-        else:
-            unprompted.add((change.kind, head))
+    if trace is None and habits.gone.keys().isdisjoint(ids):
+        said = set(ID.findall(json.dumps(change.value, default=str))) - habits.common
+        trace = _first(asked, said)
+        ids |= said
+    if trace is None and habits.gone.keys().isdisjoint(ids) and (change.kind, head) not in habits.unprompted:
+        trace = current
     if trace is not None:
-        trace.add(change, at)
+        trace.add(change, set(ID.findall(change.key)) - habits.common, at)
 
 
 def _first(traces: Sequence[Trace], ids: set[str]) -> Trace | None:
