@@ -53,3 +53,11 @@ def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             assert server.stop() in stock, server.last_words()
         finally:
             server.kill()
+
+
+@pytest.fixture
+def target_name(request: pytest.FixtureRequest, runner: Runner) -> str:
+    """
+    The name of the target that `runner` runs on.
+    """
+    return str(request.node.callspec.params["runner"].name)

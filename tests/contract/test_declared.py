@@ -1,0 +1,76 @@
+"""
+What servers decide and the contract does not: how each target treats odd HTTP, as a table that is held to.
+
+declared.toml has one entry for each odd request. `everywhere` says what all targets answer; otherwise each target has a
+word of its own. A difference that is not in the table fails, and so does one that is there and is gone.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.contract.runner import Runner
+from tests.contract.wire import ask
+
+TABLE = tomllib.loads(Path(__file__).with_name("declared.toml").read_text("utf-8"))
+TARGETS = ("legacy", "modern", "owned-legacy", "owned-modern", "attached-legacy", "attached-modern")
+
+
+def outcome(address: tuple[str, int], raw: bytes) -> str:
+    """
+    The statuses that come back for `raw`, in order; without any, whether the server "closed" or still "waits".
+    """
+    answer, end = b"", "closed"
+    with socket.create_connection(address, timeout=2) as connection:
+        connection.sendall(raw)
+        try:
+            while data := connection.recv(65536):
+                answer += data
+        except ConnectionResetError:
+            pass
+        except TimeoutError:
+            end = "waits"
+    statuses = re.findall(rb"HTTP/1\.[01] ([0-9]{3}) ", answer)
+    return " ".join(status.decode() for status in statuses) or end
+
+
+def test_the_table_is_whole() -> None:
+    """
+    Each entry says what is sent, why servers differ, and what every target does.
+    """
+    for name, entry in TABLE.items():
+        assert {"send", "why"} <= set(entry), name
+        said = set(entry) - {"send", "why"}
+        assert said == {"everywhere"} or said == set(TARGETS), name
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_odd_http_is_treated_as_declared(runner: Runner, target_name: str, name: str) -> None:
+    """
+    What a target does with one odd request is what the table says of it.
+    """
+    entry = TABLE[name]
+    kind = target_name.removesuffix("-postgresql")
+
+    actual = outcome(runner.address, entry["send"].encode("latin-1"))
+    runner.forget()
+
+    assert entry.get("everywhere", entry.get(kind)) == actual
+
+
+def test_a_date_and_a_server_come_once(runner: Runner, target_name: str) -> None:
+    """
+    Where two layers would each add theirs, one of them does: uvicorn's default headers are off under bgserver.
+
+    Attached, uvicorn is started by somebody else, who may say --no-date-header; its Date stands beside legacy's.
+    """
+    answer = ask(runner.address, "GET", "/")
+    runner.forget()
+
+    assert (2 if target_name == "attached-legacy" else 1) == len(answer.all("date"))
+    assert 1 >= len(answer.all("server"))
