@@ -65,7 +65,7 @@ def site_in(factory: Any) -> Any | None:
     return None
 
 
-def bound(listen: ListenCall) -> socket.socket:
+def bound(listen: ListenCall, reuse_port: bool = False) -> socket.socket:
     """
     The listening socket that a call asks for.
 
@@ -80,6 +80,8 @@ def bound(listen: ListenCall) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM, _proto(family))
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(_where(family, listen.interface, listen.port))
         made.listen(listen.backlog)
     except OSError as e:
@@ -238,12 +240,15 @@ class Adopter:
     @ivar reactor: Listens itself for what Twisted goes on accepting.
     @ivar opens: False where other addresses were asked for, or uvicorn has the only
         listener: Sites are collected, and their own addresses stay closed.
+    @ivar reuse_port: Whether several processes may listen on the same address, each taking
+        a part of the connections; tcp alone, and where Twisted doesn't accept.
     @ivar adopted: What was collected, in the order of the calls.
     @ivar on_adopt: Told of each one; the front sets it, to serve late ones too.
     """
 
-    def __init__(self, reactor: Any, opens: bool = True) -> None:
+    def __init__(self, reactor: Any, opens: bool = True, reuse_port: bool = False) -> None:
         self.reactor = reactor
+        self.reuse_port = reuse_port
         self.opens = opens
         self.adopted: list[Adopted] = []
         self.on_adopt: Callable[[Adopted], None] | None = None
@@ -267,7 +272,7 @@ class Adopter:
         return adopted.port
 
     def _plain(self, listen: ListenCall, site: Any) -> Adopted:
-        sock = bound(listen)
+        sock = bound(listen, self.reuse_port)
         site.doStart()
         return Adopted(site, AdoptedPort(listen, site, sock), sock, None)
 

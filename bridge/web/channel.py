@@ -15,12 +15,13 @@ Refuses: to parse bytes, to keep time, and to queue requests; its home does.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, Request
+from twisted.web.http import HTTPChannel, HTTPFactory, Request
 from twisted.web.http_headers import InvalidHeaderName, _nameEncoder
 from twisted.web.iweb import INonQueuedRequestFactory
 
@@ -30,6 +31,26 @@ RawHeaders = list[tuple[bytes, bytes]]
 # Above this, joining costs more than a second write.
 _JOIN = 16384
 _PARSE_COOKIES = Request.parseCookies
+_STOCK_PROTOCOL = HTTPFactory.__dict__["protocol"]
+
+
+@functools.lru_cache(64)
+def _mixed(base: type, own: type) -> type:
+    return type(base.__name__, (base, own), {"__doc__": base.__doc__})
+
+
+def channel_class(site: Any, base: Any) -> Any:
+    """
+    Our channel for this Site: with the limits and the methods of the Site's own channel
+    class underneath, where it has one.
+    """
+    if getattr(site.protocol, "__func__", site.protocol) is _STOCK_PROTOCOL:
+        return base
+    built = site.buildProtocol(None)
+    own = type(getattr(built, "_channel", built))
+    if own is HTTPChannel or not issubclass(own, HTTPChannel):
+        return base
+    return _mixed(base, own)  # type: ignore[arg-type]
 
 
 class Home(Protocol):

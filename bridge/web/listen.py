@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import formatdate
 from typing import Any
 
@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
 
 from bridge.errors import ListenError
@@ -131,6 +132,10 @@ def bind(endpoint: str, adopter: Adopter, site: Any) -> list[Adopted]:
         found: list[Any] = []
         listening: Deferred[Any] = server.listen(site)
         listening.addBoth(found.append)
+    except ImportError as e:
+        raise ListenError(
+            endpoint, f"{e.name or e} isn't installed", "TLS wants `pip install 'bgserver[tls]'`."
+        ) from e
     except (ValueError, KeyError, TypeError, IndexError, OSError) as e:
         raise ListenError(
             endpoint,
@@ -164,6 +169,9 @@ class Front:
 
     @ivar adopter: Its Sites are added by L{add}; endpoint strings by L{bind}.
     @ivar listeners: What is bound.
+
+    C{trusted_proxies} are the addresses or networks whose C{X-Forwarded-For} and
+    C{X-Forwarded-Proto} the ASGI application believes; nobody's, unless given.
     """
 
     _log = Logger()
@@ -174,6 +182,7 @@ class Front:
         adopter: Adopter | None = None,
         *,
         limit_concurrency: int | None = None,
+        trusted_proxies: Sequence[str] = (),
         websocket_limit: int = 16 * 1024 * 1024,
     ) -> None:
         self.adopter = Adopter(reactor) if adopter is None else adopter
@@ -181,6 +190,7 @@ class Front:
         self.listeners: list[Listener] = []
         self.state = ServerState()
         self._app_state: dict[str, Any] = {}
+        self._trusted = list(trusted_proxies)
         self._options: dict[str, Any] = {
             "limit_concurrency": limit_concurrency,
             "ws_max_size": websocket_limit,
@@ -247,6 +257,9 @@ class Front:
                 version=uvicorn.__version__,
                 known=known,
             )
+        if self._trusted:
+            # Only the modern side is told of them: a Site never looked at these headers.
+            app = ProxyHeadersMiddleware(app, self._trusted)
         config = Config(
             app,
             http=SiteProtocol,

@@ -13,7 +13,7 @@ import httptools
 
 from bridge.web.cycle import Refusal
 from bridge.web.ordered import OrderedProtocol
-from bridge.web.stock import OpenHead, Where
+from bridge.web.stock import OpenHead, Where, where
 
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 # Twisted's limit to a head, which httptools hasn't.
@@ -26,6 +26,7 @@ class ParsingProtocol(OrderedProtocol):
 
     @ivar in_head: Whether a head has begun that isn't complete.
     @ivar in_body: Whether a head is complete, and its request isn't.
+    @ivar head_limit: How many bytes a head may have that isn't complete.
     @ivar completions: How many requests the packet at hand has completed.
     """
 
@@ -34,6 +35,7 @@ class ParsingProtocol(OrderedProtocol):
         self.in_head = False
         self.in_body = False
         self.completions = 0
+        self.head_limit = HEAD
         self._open_head = OpenHead()
 
     # what a subclass says
@@ -68,13 +70,13 @@ class ParsingProtocol(OrderedProtocol):
 
     def feed(self, data: bytes) -> None:
         while data and not self.deaf:
-            at = Where.HEAD if self.in_head else Where.BODY if self.in_body else Where.BETWEEN
+            in_head, in_body = self.in_head, self.in_body
             self.completions = 0
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserError:
                 if not self.deaf:
-                    self._failed(data, at)
+                    self._failed(data, where(in_head, in_body))
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
@@ -82,8 +84,8 @@ class ParsingProtocol(OrderedProtocol):
                     return
             else:
                 if self.in_head:
-                    self._open_head.fed(data, at, self.completions)
-                    if self._open_head.longer_than(HEAD):
+                    self._open_head.fed(data, where(in_head, in_body), self.completions)
+                    if self._open_head.longer_than(self.head_limit):
                         self._malformed(self._open_head.bytes())
                 return
 

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from bridge.web.channel import Channel, RawHeaders
+from bridge.web.channel import Channel, RawHeaders, channel_class
 from bridge.web.sessions import SHADOW, OverlaySessions, shadow_of
 from bridge.web.transport import address_of
 from bridge.web.websocket_app import answer_websocket
@@ -260,15 +260,16 @@ class ResourceApp:
         """
         extensions = scope.get("extensions") or {}
         secure = scope.get("scheme") in ("https", "wss")
-        made = SecureVirtualTransport if secure else VirtualTransport
-        transport = made(address_of(scope.get("client")), address_of(scope.get("server")))
+        transport_class = SecureVirtualTransport if secure else VirtualTransport
+        transport = transport_class(address_of(scope.get("client")), address_of(scope.get("server")))
         shadow = SHADOW in extensions
         site = shadow_of(self.site) if shadow else self.site
         root = scope.get("root_path") or ""
         if root.strip("/"):
             segments = [unquote_to_bytes(part) for part in root.strip("/").split("/")]
             site = _RootedSite(site, segments)
-        channel = VirtualChannel(site, transport, home, log=not shadow)
+        made = channel_class(self.site, VirtualChannel)
+        channel: VirtualChannel = made(site, transport, home, log=not shadow)
         channel.without = extensions.get(ADDED_HEADERS, frozenset())
         transport.registerProducer(channel, True)
         return channel

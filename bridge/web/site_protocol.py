@@ -28,7 +28,7 @@ from uvicorn.server import ServerState
 
 from bridge.routing import Decision, Effects, Side, Stage
 from bridge.web.asks import HeaderAsks
-from bridge.web.channel import Channel
+from bridge.web.channel import Channel, channel_class
 from bridge.web.cycle import LegacyCycle, Refusal, uvicorn_known
 from bridge.web.front import Road, road_of
 from bridge.web.parsing import ParsingProtocol
@@ -102,6 +102,7 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         self._road = road
         self._look = look
         self._channel: _LoopChannel | None = None
+        self._channel_class: Any = _LoopChannel
         self._face: LoopTransport | None = None
         self._stock: StockChannel | None = None
         self._on_hot_road = False
@@ -114,6 +115,9 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if self._look:
             self._road = road_of(self.app, transport.get_extra_info("sockname"))
+        if self._road is not None:
+            self._channel_class = channel_class(self._road.site, _LoopChannel)
+            self.head_limit = self._channel_class.totalHeadersSize
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -357,7 +361,8 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         if channel is None:
             assert self._road is not None
             self._face = face = loop_transport(self.transport)
-            channel = self._channel = _LoopChannel(self._road.site, face, self)
+            made = self._channel_class
+            channel = self._channel = made(self._road.site, face, self)
             face.registerProducer(channel, True)
         if not self._guard(channel.begin, *cycle.head):
             self.deaf = True
@@ -401,7 +406,7 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             self._face = loop_transport(self.transport)
         self._face.unregisterProducer()
         self.current = None
-        self._stock = StockChannel(self._road.site, self)
+        self._stock = channel_class(self._road.site, StockChannel)(self._road.site, self)
         held, self.held = self.held, None
         self._guard(self._stock.makeConnection, self._face)
         self._guard(self._stock.dataReceived, raw + b"".join(held or ()))

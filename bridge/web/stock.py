@@ -129,6 +129,15 @@ class Where(enum.Enum):
     BODY = "in a body"
 
 
+def where(in_head: bool, in_body: bool) -> Where:
+    """
+    The place that these two make.
+    """
+    if in_head:
+        return Where.HEAD
+    return Where.BODY if in_body else Where.BETWEEN
+
+
 class _Counter:
     def __init__(self) -> None:
         self.completed = 0

@@ -309,6 +309,7 @@ async def test_tls_context_of_the_application(tmp_path: Path) -> None:
     """
     import ssl
 
+    pytest.importorskip("OpenSSL", reason="TLS is an extra")
     from twisted.internet import reactor
     from twisted.internet.ssl import DefaultOpenSSLContextFactory
 

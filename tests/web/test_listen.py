@@ -219,6 +219,79 @@ async def test_tcp6_and_unix(tmp_path: Path) -> None:
     assert not hidden[0].adopted.port.socket.fileno() > 0
 
 
+@on_loop
+async def test_a_sites_own_channel_class(road: bool) -> None:
+    """
+    Limits that a Site's own channel class sets hold here too. Before they were looked at,
+    the long header was a 400.
+    """
+    from twisted.web.http import HTTPChannel
+
+    class Roomy(HTTPChannel):
+        totalHeadersSize = 60_000
+
+    made = site()
+    made.protocol = Roomy
+    async with serving(made, hot=road) as served:
+        client = await served.connect()
+        # Each line stays below what one line may have.
+        extra = "".join(f"X-{n}: {'v' * 8000}\r\n" for n in range(5))
+
+        assert 200 == (await client.get("/", extra))[0]
+
+
+@on_loop
+async def test_several_listeners_on_one_port() -> None:
+    """
+    With reuse_port two fronts share an address, as several processes do.
+    """
+    from twisted.internet import reactor
+
+    from bridge.web.adopt import Adopter
+    from bridge.web.listen import Front
+
+    first = Front(reactor, Adopter(reactor, reuse_port=True))
+    second = Front(reactor, Adopter(reactor, reuse_port=True))
+    [one] = first.bind("tcp:0:interface=127.0.0.1", site())
+    port = one.adopted.port.getHost().port
+    [two] = second.bind(f"tcp:{port}:interface=127.0.0.1", site())
+
+    assert one.address == two.address
+    await first.close()
+    await second.close()
+
+
+@pytest.mark.parametrize("trusted", [(), ("127.0.0.1",)])
+@on_loop
+async def test_proxies_are_believed_only_if_trusted(trusted: tuple[str, ...]) -> None:
+    """
+    X-Forwarded-For counts for modern only from a trusted address, and never for legacy.
+    """
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+        await modern(scope, receive, send)
+
+    class Peer(Resource):
+        isLeaf = True
+
+        def render_GET(self, request: Request) -> bytes:
+            return request.getClientAddress().host.encode()  # type: ignore[attr-defined]
+
+    from twisted.web.server import Site
+
+    table = RouteTable.build([Route("GET /new", stage=Stage.MODERN)])
+    made = Dispatch(table, {Side.MODERN: app})
+    async with serving(Site(Peer()), made, made.decide, trusted_proxies=trusted) as served:
+        client = await served.connect()
+        await client.get("/new", "X-Forwarded-For: 10.9.8.7\r\n")
+        _, _, legacy = await client.get("/old", "X-Forwarded-For: 10.9.8.7\r\n")
+
+    assert (["10.9.8.7"] if trusted else ["127.0.0.1"]) == seen
+    assert b"127.0.0.1" == legacy
+
+
 @pytest.mark.parametrize(
     "endpoint", ["tcp:notaport", "nonsense:1", "tcp", "ssl:443:privateKey=/nowhere.pem", "unix:/no/folder/s"]
 )
