@@ -1,10 +1,11 @@
 """
 One event loop for both stacks: the reactor on asyncio or uvloop, owned or attached.
 
-- L{reactor}, L{install}, L{listening}, L{children}, L{signals}, L{status}, L{teardown}: the
-  reactor and what it needs.
-- L{awaiting}: Deferreds as awaitables, awaitables as Deferreds.
-- L{context}: whose work a callback does.
+- L{reactor}: the reactor, put together from L{timers}, L{descriptors}, L{listening} and L{children}.
+- L{install}, L{loops}: making it the process's one, on which event loop.
+- L{signals}, L{status}, L{teardown}: how it is told to end, how it ends, and with which exit status.
+- L{awaiting}: Deferreds as awaitables, awaitables as Deferreds; L{failures} carries errors across.
+- L{context}: whose work a callback does; L{frames} tells it from the outside.
 - L{threads}, L{ledger}, L{limiter}: worker threads, and the one account of them.
 - L{life}: the order of starting and stopping; with L{notify}, which tells systemd.
 - L{reports}, L{stalls}: what nobody handled, and what keeps the loop.

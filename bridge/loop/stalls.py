@@ -1,8 +1,8 @@
 """
 Owns noticing that the loop is late, and who keeps it.
 
-A timer measures the loop's lag ten times a second, always, which costs 0.2 % of a core. A thread looks at the timer: when
-it is overdue by more than the threshold, the loop's stack is reported, once, with the route and the side that it
+A timer measures the loop's lag ten times a second, always, which costs 0.2 % of a core. A thread looks at the timer:
+when it is overdue by more than the threshold, the loop's stack is reported, once, with the route and the side that it
 works for. The side is the stack's: whose code blocks, whatever route it serves.
 
 Refuses: to stop anything. It tells.
