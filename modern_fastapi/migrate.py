@@ -8,7 +8,7 @@ one transaction under a lock, so that several processes may start at once.
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .database import Database
@@ -30,7 +30,7 @@ async def migrate(database: Database) -> int:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
         present = await _version(connection, database.postgresql)
         if present > newest:
-            shown = database.engine.url.render_as_string(hide_password=True)
+            shown = make_url(database.url).render_as_string(hide_password=True)
             raise RefusedToStart(
                 f"The database {shown} has schema version {present}, and this program knows {newest}: "
                 "start the newer program that made it, or name another database in JOBS_DATABASE."

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
 QUEUE = "jobs"
+# On RabbitMQ, Celery and Dramatiq declare their queues differently: under one name the second would be refused.
+DRAMATIQ_QUEUE = "jobs.dramatiq"
 # Seconds after which a broker may take a task for lost; the rows have timeouts of their own.
 LONGEST_TASK = 3600
 DEFAULT_BROKER = "redis://127.0.0.1:6379/0"
@@ -126,11 +128,13 @@ def _dramatiq(settings: Settings) -> Publish:
     from .dramatiq_broker import ACTOR, make_broker
 
     broker = make_broker(settings)
-    broker.declare_queue(QUEUE)
+    broker.declare_queue(DRAMATIQ_QUEUE)
 
     def publish(task_ids: Sequence[str]) -> None:
         for task_id in task_ids:
-            message: Message[None] = Message(queue_name=QUEUE, actor_name=ACTOR, args=(task_id,), kwargs={}, options={})
+            message: Message[None] = Message(
+                queue_name=DRAMATIQ_QUEUE, actor_name=ACTOR, args=(task_id,), kwargs={}, options={}
+            )
             broker.enqueue(message)
 
     return publish

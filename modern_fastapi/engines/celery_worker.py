@@ -9,7 +9,7 @@ from celery.signals import worker_process_shutdown, worker_shutdown
 
 from modern_fastapi.settings import load_settings
 
-from .celery_app import EXECUTE, make_celery
+from .celery_app import EXECUTE, TICK, make_celery
 from .thread_workers import ThreadWorkers
 
 settings = load_settings()
@@ -23,6 +23,14 @@ def execute(task_id: str) -> None:
     Runs one row. Not a coroutine: Celery has no event loop to run it on, and would report success with the object.
     """
     workers.execute(task_id)
+
+
+@app.task(name=TICK)  # type: ignore[untyped-decorator]
+def tick(name: str) -> None:
+    """
+    Does the tick of a loop, for ``celery … beat``.
+    """
+    workers.tick(name)
 
 
 def _close(**_: object) -> None:

@@ -8,7 +8,7 @@ import dramatiq
 
 from modern_fastapi.settings import load_settings
 
-from .brokers import LONGEST_TASK, QUEUE
+from .brokers import DRAMATIQ_QUEUE, LONGEST_TASK
 from .dramatiq_broker import ACTOR, make_broker
 from .thread_workers import ThreadWorkers
 
@@ -18,7 +18,7 @@ dramatiq.set_broker(broker)
 workers = ThreadWorkers(settings)
 
 
-@dramatiq.actor(actor_name=ACTOR, queue_name=QUEUE, broker=broker, time_limit=LONGEST_TASK * 1000)
+@dramatiq.actor(actor_name=ACTOR, queue_name=DRAMATIQ_QUEUE, broker=broker, time_limit=LONGEST_TASK * 1000)
 def execute(task_id: str) -> None:
     """
     Runs one row.

@@ -25,11 +25,20 @@ class ThreadWorkers:
         """
         Runs a row in this thread.
         """
+        self._here().execute(task_id)
+
+    def tick(self, name: str) -> None:
+        """
+        Does a loop's tick in this thread.
+        """
+        self._here().tick(name)
+
+    def _here(self) -> Worker:
         worker: Worker | None = getattr(self._local, "worker", None)
         if worker is None:
             self._local.stack = ExitStack()
             worker = self._local.worker = self._local.stack.enter_context(Worker(self._settings))
-        worker.execute(task_id)
+        return worker
 
     def close(self) -> None:
         """

@@ -9,6 +9,7 @@ import logging
 from types import TracebackType
 from typing import Self
 
+from modern_fastapi.loops.once import tick_once
 from modern_fastapi.services import Services
 from modern_fastapi.settings import Settings
 from modern_fastapi.supervision import Supervisor
@@ -57,6 +58,12 @@ class Worker:
             await self._services.runner.execute(task_id)
         finally:
             await supervisor.stop()
+
+    def tick(self, name: str) -> None:
+        """
+        Does the tick of a loop that is due now, unless somebody has done it.
+        """
+        self._runner.run(tick_once(self._services, name))
 
     def stop(self, verdict: type[Stopped]) -> None:
         """

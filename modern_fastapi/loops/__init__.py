@@ -7,4 +7,5 @@ What runs without being asked.
 - ``rescue``     puts back what a dead process left running
 - ``daily_report``, ``cache_refresh``, ``cleanup``   the ticking ones
 - ``ticks``      what these share
+- ``once``       one tick of them, for Celery's Beat
 """

@@ -68,6 +68,15 @@ class Fence:
             )
         return cls(database, clock, name, owner, taken)
 
+    @classmethod
+    async def visit(cls, database: Database, clock: Clock, name: str, owner: str) -> Fence:
+        """
+        The fence as it is, for a single tick: nobody is put out.
+        """
+        async with database.read() as connection:
+            epoch = (await connection.execute(select(Loop.epoch).where(Loop.name == name))).scalar_one()
+        return cls(database, clock, name, owner, epoch)
+
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """

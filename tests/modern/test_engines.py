@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,10 @@ from sqlalchemy import select
 
 from modern_fastapi.app import create_app
 from modern_fastapi.engines.relay import Relay, Undeliverable
-from modern_fastapi.schema import Event
+from modern_fastapi.loops.once import TICKING, tick_once
+from modern_fastapi.schema import Event, Tick
 from modern_fastapi.settings import RefusedToStart
-from tests.modern.application import Running, SteppedClock, add, run, running, services
+from tests.modern.application import Running, SteppedClock, add, run, running, services, until
 from tests.modern.test_rows import row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,30 +93,23 @@ def redis() -> Iterator[str]:
     client.close()
 
 
-@pytest.mark.slow
-@pytest.mark.servers("redis")
-@pytest.mark.parametrize("engine", ["celery", "rq", "dramatiq"])
-def test_brokers_behave_alike(tmp_path: Path, engine: str, redis: str) -> None:
+@contextmanager
+def working(engine: str, data: Path, broker: str) -> Iterator[subprocess.Popen[bytes]]:
     """
-    With a worker as the README starts it, each broker's engine has the same history as the table.
+    A worker process, as an operator starts it.
     """
-    command = [sys.executable, *WORKERS[engine], *(["--url", redis] if engine == "rq" else [])]
+    command = [sys.executable, *WORKERS[engine], *(["--url", broker] if engine == "rq" else [])]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "JOBS_DATA": str(tmp_path),
+        "JOBS_DATA": str(data),
         "JOBS_ENGINE": engine,
-        "JOBS_BROKER": redis,
+        "JOBS_BROKER": broker,
     }
-    with (tmp_path / "worker.log").open("wb") as log:
-        worker = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-
-    async def scenario() -> None:
-        async with running(tmp_path, engine=engine, broker=redis, poll=0.1, loops="rescue") as one:
-            await behave(one)
-
+    with (data / "worker.log").open("ab") as log:
+        worker = subprocess.Popen(command, cwd=data, env=environment, stdout=log, stderr=log)
     try:
-        run(scenario())
+        yield worker
     finally:
         worker.send_signal(signal.SIGTERM)
         try:
@@ -122,6 +117,105 @@ def test_brokers_behave_alike(tmp_path: Path, engine: str, redis: str) -> None:
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
+
+
+def children(pid: int) -> list[int]:
+    """
+    The processes that a process has started.
+    """
+    listed = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(each) for each in listed.split()]
+
+
+RABBIT = "amqp://guest:guest@127.0.0.1:5672/"
+
+
+@pytest.mark.slow
+@pytest.mark.servers("redis", "rabbitmq")
+@pytest.mark.parametrize(
+    ("engine", "rabbit"), [("celery", False), ("celery", True), ("rq", False), ("dramatiq", False), ("dramatiq", True)]
+)
+def test_brokers_behave_alike(tmp_path: Path, engine: str, rabbit: bool, redis: str) -> None:
+    """
+    With a worker as an operator starts it, each broker's engine has the same history as the table.
+    """
+    broker = RABBIT if rabbit else redis
+
+    async def scenario() -> None:
+        async with running(tmp_path, engine=engine, broker=broker, poll=0.1, loops="rescue") as one:
+            await behave(one)
+
+    with working(engine, tmp_path, broker):
+        run(scenario())
+
+
+@pytest.mark.slow
+@pytest.mark.servers("redis")
+def test_emptied_broker_is_filled_again(tmp_path: Path, redis: str) -> None:
+    """
+    What was published and lost is published again: FLUSHDB costs time and nothing else.
+    """
+
+    async def scenario() -> None:
+        client = pytest.importorskip("redis").Redis(port=6379, db=12)
+        async with running(tmp_path, engine="celery", broker=redis, poll=0.1, loops="rescue") as one:
+            one.services.engine._relay._patience = 1.0  # type: ignore[attr-defined]
+            ids = [(await one.client.post("/log?message=a")).json()["task_id"] for _ in range(5)]
+
+            async def published() -> bool:
+                return int(client.llen("jobs")) >= 5
+
+            await until(published)
+            client.flushdb()
+            with working("celery", tmp_path, redis):
+                assert {"SUCCESS"} == set(await one.ended(*ids))
+        client.close()
+
+    run(scenario())
+
+
+@pytest.mark.slow
+@pytest.mark.servers("redis")
+def test_killed_worker_loses_nothing(tmp_path: Path, redis: str) -> None:
+    """
+    D6: a worker that is killed in the middle of a task is dead at once, and the next one runs it from the start.
+    """
+
+    async def scenario() -> None:
+        async with running(tmp_path, engine="dramatiq", broker=redis, poll=0.1, loops="rescue") as one:
+            with working("dramatiq", tmp_path, redis) as first:
+                task_id = (await one.client.post("/compute", json={"n": 10_000_000})).json()["task_id"]
+
+                async def runs() -> bool:
+                    return "RUNNING" == await one.status(task_id)
+
+                await until(runs)
+                for pid in (*children(first.pid), first.pid):
+                    os.kill(pid, signal.SIGKILL)
+            with working("dramatiq", tmp_path, redis):
+                assert ["SUCCESS"] == await one.ended(task_id)
+            now = await row(one.services, task_id)
+        assert (2, 1) == (now.attempts, now.rescues)
+
+    run(scenario())
+
+
+def test_two_beats_tick_once(tmp_path: Path) -> None:
+    """
+    D4: two Beats send every tick twice, and a server may tick as well. The second finds it done.
+    """
+
+    async def scenario() -> None:
+        clock = SteppedClock()
+        async with services(tmp_path, clock) as made:
+            for name in TICKING:
+                await tick_once(made, name)
+                await tick_once(made, name)
+            async with made.database.read() as connection:
+                keys = sorted((await connection.execute(select(Tick.key))).scalars())
+            assert ["cache_refresh@2026-11-21T12:00:00.000000Z", "cleanup@2026-11-21T12:00:00.000000Z"] == keys
+
+    run(scenario())
 
 
 def test_missing_package_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
