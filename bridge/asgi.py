@@ -15,7 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bridge.config import BUILT
 from bridge.errors import BridgeError
+from bridge.policy import find_policy
 
 STARTUP_FAILURE = 3
 """
@@ -31,11 +33,10 @@ def create_app() -> Any:
     Called by uvicorn inside its running loop.
     """
     from bridge.loop import install
-    from bridge.policy import find_policy
 
     try:
         reactor = install()
-        from bridge.compose import BUILT, compose
+        from bridge.compose import compose
 
         config = find_policy(
             config=os.environ.get("BGSERVER_CONFIG"),

@@ -18,8 +18,9 @@ from typing import Any, NoReturn
 
 from twisted.python import usage
 
-from bridge.config import FRONTS, LOOPS, Config
+from bridge.config import BUILT, FRONTS, LOOPS, Config
 from bridge.errors import BridgeError
+from bridge.policy import find_policy
 
 USAGE_ERROR = 2
 """
@@ -113,10 +114,6 @@ class Options(usage.Options):
             refuse(error)
 
     def _policy(self) -> Config:
-        # Not before the reactor: what this imports may import it.
-        from bridge.compose import BUILT
-        from bridge.policy import find_policy
-
         policy = find_policy(
             config=self["config"],
             legacy=self["legacy"],

@@ -25,6 +25,7 @@ from bridge.config import BUILT, Config
 from bridge.errors import BridgeError, StateUnavailableError
 from bridge.policy import find_policy
 from bridge.routing import Stage
+from bridge.state.database import shown_url
 from bridge.state.desk import Desk
 from bridge.state.store import Store
 
@@ -283,7 +284,7 @@ def choose(config: Config, admin: str | None, state: str | None, say: Callable[[
                 why = f"no bgserver answers at {remote.url} ({error.cause})"
             else:
                 return remote
-    say(f"{why[0].upper()}{why[1:]}: working on the state {config.state}; a server on it follows within a second.")
+    say(f"{why[0].upper()}{why[1:]}: working on the state {shown_url(config.state)}; a server on it follows within a second.")
     return LocalDesk(config)
 
 

@@ -31,7 +31,7 @@ from bridge.compose.logs import into_logging, into_twisted
 from bridge.compose.sandboxes import sandboxes
 from bridge.compose.server import Server
 from bridge.compose.stages import Stages
-from bridge.config import Config
+from bridge.config import BUILT, Config
 from bridge.dispatch.books import Book
 from bridge.errors import ConfigError, StateUnavailableError
 from bridge.loop import BridgeReactor, OnListen
@@ -42,17 +42,7 @@ from bridge.state.thread import StateThread
 from bridge.web.adopt import Adopter
 from bridge.web.load import load_legacy, load_modern
 
-__all__ = ["BUILT", "Server", "compose"]
-
-BUILT = frozenset(
-    {"admin", "effects:sandboxed", "loop", "front:uvicorn", "promote:auto"}
-    | {f"stage:{stage.value}" for stage in Stage}
-    | {f"loop-stage:{stage}" for stage in ("legacy", "live", "modern")}
-)
-"""
-Of what a policy can ask for, what this version has.
-"""
-
+__all__ = ["Server", "compose"]
 
 def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -> Server:
     """

@@ -14,8 +14,9 @@ import attrs
 
 from bridge.compose.evidence import Evidence
 from bridge.compose.stages import Stages
-from bridge.errors import StateUnavailableError
+from bridge.errors import StateError, StateUnavailableError
 from bridge.routing import Stage, resolve
+from bridge.state.database import shown_url
 from bridge.state.desk import Desk, moved
 from bridge.state.stages import Snapshot
 from bridge.state.store import Store
@@ -50,7 +51,18 @@ class ServerControl:
         return done
 
     async def status(self) -> dict[str, Any]:
-        return await self._ask(lambda desk: desk.status())
+        """
+        While the state can't be read, what this process knows.
+        """
+        try:
+            found = await self._ask(lambda desk: desk.status())
+        except StateError:
+            found = Desk(self.stages.config, None, known=self.stages.known()).status()
+        for row in found["routes"]:
+            if row["route"] in self.stages.pinned:
+                row["recorded"] = False
+        found["state"] = {"url": shown_url(self.stages.config.state), **attrs.asdict(self.thread.health())}
+        return found
 
     async def route(self, name: str) -> dict[str, Any]:
         return await self._ask(lambda desk: desk.route(name))
@@ -70,7 +82,7 @@ class ServerControl:
     async def move(
         self, name: str, stage: Stage, *, who: str, why: str, weight: float | None = None, force: bool = False
     ) -> dict[str, Any]:
-        if stage is Stage.LEGACY:
+        if stage is Stage.LEGACY and not force:
             return (await self.rollback(name, who=who, why=why))[0]
         return await self._move(lambda desk: desk.move(name, stage, who=who, why=why, weight=weight, force=force))
 
@@ -91,11 +103,12 @@ class ServerControl:
             done = await self._move(
                 lambda desk: [row for route in named for row in desk.rollback(route, who=who, why=why)]
             )
-        except StateUnavailableError:
+        except StateUnavailableError as error:
             # It stays pinned, and is written once the state can be.
             for route, (stage, _) in named.items():
                 self._evidence.seat.back(route, stage, f"{why} (by {who})", "")
-            return [moved(route, old, (Stage.LEGACY, 0.0), None) | {"changed": True} for route, old in named.items()]
+            said = {"changed": True, "problem": str(error)}
+            return [moved(route, old, (Stage.LEGACY, 0.0), None) | said for route, old in named.items()]
         except BaseException:
             for route in named:
                 self.stages.unpin(route)

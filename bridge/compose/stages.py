@@ -11,7 +11,7 @@ state has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import attrs
 
@@ -44,8 +44,6 @@ class Stages:
         """
         The state changed, here or in another process.
         """
-        if snapshot.version < self.snapshot.version:
-            return
         self.snapshot = snapshot
         self._swap()
 
@@ -55,7 +53,7 @@ class Stages:
 
         @raise BridgeError: If its routes can't stand together; the old one stays.
         """
-        table = config.table(self._stages(), self.snapshot.version)
+        table = config.table(self.known().routes, self.snapshot.version)
         self.config = config
         self._take(table)
 
@@ -73,11 +71,22 @@ class Stages:
         if self._pinned.pop(route, None) is not None:
             self._swap()
 
-    def _stages(self) -> Mapping[str, tuple[Stage, float]]:
-        return {**self.snapshot.routes, **self._pinned}
+    def known(self) -> Snapshot:
+        """
+        All stages as requests are decided by.
+        """
+        return attrs.evolve(self.snapshot, routes={**self.snapshot.routes, **self._pinned})
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        """
+        The routes that stand somewhere the state doesn't know of yet.
+        """
+        return frozenset(self._pinned)
 
     def _swap(self) -> None:
-        self._take(self.config.table(self._stages(), self.snapshot.version))
+        known = self.known()
+        self._take(self.config.table(known.routes, known.version))
 
     def _take(self, table: RouteTable) -> None:
         before = self.table.value

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bridge.routing import RouteTable
+from bridge.state.database import shown_url
 
 if TYPE_CHECKING:
     from bridge.compose.server import Server
@@ -28,7 +29,7 @@ def summary(server: Server) -> list[str]:
     lines.append(_sides(server.stages.table.value))
     if server.loops:
         lines.append("Loops: " + ", ".join(f"{loop.name} {loop.stage().value}" for loop in server.loops) + ".")
-    where = "out of reach" if server.state is None else server.config.state
+    where = "out of reach" if server.state is None else shown_url(server.config.state)
     lines.append(f"Policy: {server.config.source}. State: {where}. `bgctl status` shows both.")
     if server.owns_loop:
         lines.append("Ctrl-C or SIGTERM stops it, within a few seconds; a second one at once.")

@@ -125,6 +125,13 @@ class Rows:
     database: Database
 
 
+def shown_url(url: str) -> str:
+    """
+    A database's URL without its password, for people.
+    """
+    return make_url(url).render_as_string(hide_password=True)
+
+
 def connect(text: str, create: bool, patience: float) -> Database:
     """
     Make the engine for a URL; nothing is opened before the first transaction.
