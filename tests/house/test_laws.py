@@ -89,7 +89,7 @@ def test_pure_rooms_drag_nothing_in_when_they_are_imported():
 
 def test_rooms_with_io_never_import_each_other():
     """
-    The rooms meet in compose/. The shell for uvicorn and testing/ install the reactor and compose; cli/ reads the state.
+    The rooms meet in compose/. The shell for uvicorn and testing/ install the reactor and compose, cli/ reads state.
     The policy's file is read in one place for all of them, which knows nothing but its form.
     """
     free = {"bridge", "bridge.compose"}
