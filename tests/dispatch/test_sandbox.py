@@ -313,23 +313,25 @@ def test_drifted_copies_are_made_anew(town, play, tmp_path):
 
 def test_a_write_that_went_by_is_made_up_for(town, play):
     """
-    A dropped write leaves the copies behind, so they are made anew.
+    A dropped write leaves the copies behind: what came before it is still run, what
+    comes after it isn't, and then the copies are made anew.
     """
 
     async def story():
         t = await town()
-        t.feed.pace = attrs.evolve(t.feed.pace, waiting=0)
+        t.feed.pace = attrs.evolve(t.feed.pace, waiting=1)
 
-        await t.register()
-        dropped = list(t.house.bench.drops)
-        t.feed.pace = attrs.evolve(t.feed.pace, waiting=9)
+        for n in range(4):
+            await t.register(f"{n}@x")
+        dropped = [why for _, why in t.house.bench.drops]
         await t.settled()
-        await t.register()
+        seen = len(t.house.bench.trials)
+        await t.register("5@x")
         await t.settled()
 
-        assert [("POST /register", Dropped.FULL)] == dropped
-        assert 2 == t.feed.seedings
-        assert Verdict.SAME is t.judged().verdict
+        assert [Dropped.FULL, Dropped.UNSEEDED, Dropped.UNSEEDED] == dropped
+        assert (1, 2) == (seen, t.feed.seedings)
+        assert [Verdict.SAME] * 2 == [t.judged(n).verdict for n in range(2)]
         await t.feed.close()
 
     play(story())

@@ -139,6 +139,7 @@ class SandboxFeed:
     _wake: asyncio.Event = attrs.field(factory=asyncio.Event)
     _idle: asyncio.Event = attrs.field(factory=asyncio.Event)
     _stale: bool = True
+    _behind: bool = False
     _tries: int = 0
     _strange: int = 0
     _pause: float = 0.0
@@ -187,7 +188,7 @@ class SandboxFeed:
         """
         if decision.shadows not in self.sandboxes:
             return Dropped.ABSENT
-        if self._stale:
+        if self._stale or self._behind:
             # It was answered before the next snapshot, so it will be in it.
             return Dropped.UNSEEDED
         if self._taken is None:
@@ -212,11 +213,14 @@ class SandboxFeed:
         """
         A write went by: from now on the copies stand elsewhere.
         """
-        if why not in (Dropped.UNSEEDED, Dropped.CLOSED, Dropped.ABSENT):
-            self._make_anew()
+        if why not in (Dropped.UNSEEDED, Dropped.CLOSED, Dropped.ABSENT) and not self._stale:
+            # What waits came before it, and is still worth running.
+            self._behind = True
+            self._idle.clear()
+            self._wake.set()
 
     def _make_anew(self) -> None:
-        self._stale = True
+        self._stale, self._behind = True, False
         self._idle.clear()
         while self._waiting:
             write = self._waiting.popleft()
@@ -236,6 +240,8 @@ class SandboxFeed:
                     await asyncio.sleep(self.pace.look)
                     await self._look()
                     await self._close_open()
+                elif self._behind:
+                    self._make_anew()
                 else:
                     self._wake.clear()
                     self._idle.set()
