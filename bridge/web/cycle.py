@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 # The first release that was tested, and the first one that wasn't.
-UVICORN = ((0, 54), (0, 55))
+UVICORN = ((0, 50), (0, 55))
 
 
 def uvicorn_known(version: str = uvicorn.__version__) -> bool:

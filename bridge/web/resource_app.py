@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from bridge.web.channel import Channel, RawHeaders, channel_class
+from bridge.web.observed import observed
 from bridge.web.sessions import SHADOW, OverlaySessions, shadow_of
 from bridge.web.transport import address_of
 from bridge.web.websocket_app import answer_websocket
@@ -291,9 +292,13 @@ class ResourceApp:
         try:
             if not channel.begin(*self.head_of(scope)):
                 await exchange.pump()
-            elif await exchange.upload():
+                return
+            holds = observed(channel.requests[-1], scope.get("extensions") or {})
+            if await exchange.upload():
                 channel.complete()
                 await exchange.answer()
+                if holds is not None:
+                    await holds.released()
         finally:
             if isinstance(channel.site.sessions, OverlaySessions):
                 channel.site.sessions.close()

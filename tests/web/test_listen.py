@@ -121,7 +121,7 @@ def test_other_releases_step_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     from bridge.web import site_protocol
 
     assert uvicorn_known("0.54.3")
-    assert not uvicorn_known("0.53.9")
+    assert not uvicorn_known("0.49.9")
     assert not uvicorn_known("1.0")
     monkeypatch.setattr(site_protocol, "uvicorn_known", lambda: False)
     config = Config(modern, log_config=None)
