@@ -2,10 +2,16 @@
 Owns the good-bye of websockets that uvicorn serves: 1001, which says that the server
 is going away, where uvicorn says 1012.
 
+Websockets of the legacy application, on connections that it took over, hear the same
+where they are C{twisted.web.websocket}'s; whatever else it speaks there is cut, as it is
+when a native server ends.
+
 Refuses: everything else; that is uvicorn's.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import wsproto.events
 from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
@@ -31,3 +37,17 @@ class GoingAwayProtocol(WSProtocol):
         self.transport.write(self.conn.send(goodbye))
         self.close_sent = True
         self.transport.close()
+
+
+def say_goodbye(owner: Any, face: Any) -> None:
+    """
+    End a connection that the legacy application took over.
+
+    @param owner: Who receives its data: a protocol, or a channel whose method was replaced.
+    @param face: The connection's transport.
+    """
+    receiver = getattr(vars(owner).get("dataReceived"), "__self__", owner)
+    if hasattr(receiver, "_wsconn"):
+        receiver.loseConnection(GOING_AWAY)
+    else:
+        face.loseConnection()

@@ -31,6 +31,7 @@ from bridge.web.asks import HeaderAsks
 from bridge.web.channel import Channel, channel_class
 from bridge.web.cycle import LegacyCycle, Refusal, uvicorn_known
 from bridge.web.front import Road, road_of
+from bridge.web.going_away import say_goodbye
 from bridge.web.parsing import ParsingProtocol
 from bridge.web.stock import StockChannel
 from bridge.web.transport import LoopTransport, loop_transport
@@ -163,14 +164,16 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         channel = self._channel
         if channel is None or not self.taken_over:
             return False
-        face = channel.transport or self._face
         if self.held:
             data = b"".join(self.held) + data
         self.held = None
         if data:
-            receiver = channel if face is None or face.protocol is None else face.protocol
-            self._guard(receiver.dataReceived, data)
+            self._guard(self._owner().dataReceived, data)
         return True
+
+    def _owner(self) -> Any:
+        # Twisted's websockets replace the channel's method, others the transport's protocol.
+        return self._channel if self._face is None or self._face.protocol is None else self._face.protocol
 
     @property
     def taken_over(self) -> bool:
@@ -228,7 +231,7 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         Take no further requests: close at once, or after the answers that are owed.
         """
         if self.taken_over:
-            # Its own protocol, so its own good-bye; the drain is bounded anyway.
+            self._guard(say_goodbye, self._owner(), self._face)
             return
         if self._stock is not None:
             self._stock.stop()

@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.web.resource import Resource
 
 from bridge.errors import ListenError, SiteChoiceError
-from tests.web.served import Client, on_loop
+from tests.web.served import Client, on_loop, until
 
 
 class Says(Resource):
@@ -324,6 +324,55 @@ async def test_tls_context_of_the_application(tmp_path: Path) -> None:
 
         assert b"adopted secure _LoopChannel" == await fetch_from(port, ssl=trusting)
         assert b"endpoint secure _LoopChannel" == await fetch_from(listener.adopted.port, ssl=trusting)
+        await asyncio.wrap_future(_future(port.stopListening()))
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning", "ignore:twisted:DeprecationWarning")
+@on_loop
+async def test_tls_back_pressure_and_disconnect(tmp_path: Path) -> None:
+    """
+    Over Twisted's TLS a slow reader pauses the producer, gets all of it when it reads, and
+    a disconnect is told.
+    """
+    import ssl
+
+    pytest.importorskip("OpenSSL", reason="TLS is an extra")
+    from twisted.internet import reactor
+    from twisted.internet.ssl import DefaultOpenSSLContextFactory
+    from twisted.web.server import NOT_DONE_YET, Site
+    from twisted.web.static import File
+
+    gone: list[Any] = []
+
+    class Never(Resource):
+        isLeaf = True
+
+        def render_GET(self, request: Any) -> int:
+            request.notifyFinish().addErrback(gone.append)
+            return NOT_DONE_YET
+
+    content = os.urandom(8 << 20)
+    (tmp_path / "big").write_bytes(content)
+    root = Resource()
+    root.putChild(b"big", File(str(tmp_path / "big")))
+    root.putChild(b"never", Never())
+    key, cert = certificate(tmp_path)
+    trusting = ssl.create_default_context(cafile=cert)
+    trusting.check_hostname = False
+    async with adopting() as (_adopter, front):
+        contexts = DefaultOpenSSLContextFactory(key, cert)
+        port = reactor.listenSSL(0, Site(root), contexts, interface="127.0.0.1")  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+        opened = asyncio.open_connection("127.0.0.1", port.getHost().port, ssl=trusting)
+        client = Client(*await opened)
+        assert (200, content) == (await client.get("/big"))[::2]
+        await client.send(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.01)
+        client.abort()
+        await until(lambda: gone)
+        await until(lambda: not front.state.connections)
+        with suppress(OSError):
+            await client.writer.wait_closed()
         await asyncio.wrap_future(_future(port.stopListening()))
 
 

@@ -404,10 +404,12 @@ async def test_root_path_is_prepath() -> None:
     assert expected == b"".join(message.get("body", b"") for message in sent)
 
 
+@pytest.mark.parametrize("leaves", ["client", "server"])
 @on_loop
-async def test_websocket(road: bool) -> None:
+async def test_websocket(road: bool, leaves: str) -> None:
     """
-    A twisted.web.websocket resource speaks with its client: text, bytes, close.
+    A twisted.web.websocket resource speaks with its client: text, bytes, and a close from
+    either; a server that stops says that it is going away.
     """
     from twisted.web.websocket import WebSocketResource
     from wsproto import ConnectionType, WSConnection
@@ -465,12 +467,18 @@ async def test_websocket(road: bool) -> None:
         size = 0
         while size < 160_000:
             size += len((await hear(BytesMessage)).data)
-        await client.send(conn.send(CloseConnection(1000)))
-        assert 1000 == (await hear(CloseConnection)).code
-        await until(lambda: lost)
-
         status, _, _ = await (await served.connect()).get("/ws")
         assert status in (400, 426)
+        if leaves == "client":
+            await client.send(conn.send(CloseConnection(1000)))
+            assert 1000 == (await hear(CloseConnection)).code
+        else:
+            served.front.stop_accepting()
+            draining = asyncio.ensure_future(served.front.drain(5))
+            assert 1001 == (await hear(CloseConnection)).code
+            client.abort()
+            assert await draining
+        await until(lambda: lost)
 
 
 @on_loop
@@ -521,5 +529,40 @@ async def test_take_over_of_the_transport() -> None:
         assert b"AB" == await client.reader.readexactly(2)
         await client.send(b"more")
         assert b"MORE" == await client.reader.readexactly(4)
-        client.abort()
+        served.front.stop_accepting()
+        assert await served.front.drain(5)
+        assert b"" == await client.rest()
         await until(lambda: lost)
+
+
+@on_loop
+async def test_each_request_has_a_context_of_its_own(road: bool) -> None:
+    """
+    What one request puts into a context variable, the next one on the connection doesn't see,
+    and its own later callbacks do (L5).
+    """
+    from contextvars import ContextVar
+
+    from twisted.internet import reactor
+
+    who: ContextVar[str] = ContextVar("who", default="nobody")
+
+    class Says(Resource):
+        isLeaf = True
+
+        def render_GET(self, request: Request) -> int:
+            before = who.get()
+            who.set(request.path.decode())
+
+            def later() -> None:
+                request.write(f"{before} {who.get()}".encode())
+                request.finish()
+
+            reactor.callLater(0, later)  # type: ignore[attr-defined]
+            return NOT_DONE_YET
+
+    async with serving(site(Says()), hot=road) as served:
+        client = await served.connect()
+        bodies = [(await client.get(f"/{n}"))[2] for n in range(3)]
+
+    assert [b"nobody /0", b"nobody /1", b"nobody /2"] == bodies
