@@ -12,6 +12,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modern_fastapi.settings import RefusedToStart, Settings
@@ -32,7 +33,15 @@ DRAMATIQ_QUEUE = "jobs.dramatiq"
 LONGEST_TASK = 3600
 DEFAULT_BROKER = "redis://127.0.0.1:6379/0"
 
-Publish = Callable[[Sequence[str]], None]
+
+@dataclass(frozen=True)
+class Publisher:
+    """
+    A connection to a broker. Both block, and belong to one thread.
+    """
+
+    publish: Callable[[Sequence[str]], None]
+    close: Callable[[], object]
 
 
 def broker_url(settings: Settings) -> str:
@@ -66,10 +75,10 @@ class BrokerEngine:
     Publishes the ids of due rows, for workers in other processes.
     """
 
-    def __init__(self, services: Services, name: str, connect: Callable[[], Publish]) -> None:
+    def __init__(self, services: Services, name: str, connect: Callable[[], Publisher]) -> None:
         self.name = name
         self._connect = connect
-        self._publish: Publish | None = None
+        self._publisher: Publisher | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._relay = Relay(services, name, self._deliver, patience=PATIENCE)
 
@@ -78,9 +87,9 @@ class BrokerEngine:
 
     async def _deliver(self, task_ids: Sequence[str]) -> None:
         def publish() -> None:
-            if self._publish is None:
-                self._publish = self._connect()
-            self._publish(task_ids)
+            if self._publisher is None:
+                self._publisher = self._connect()
+            self._publisher.publish(task_ids)
 
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, publish)
@@ -92,11 +101,14 @@ class BrokerEngine:
         await self._relay.run()
 
     async def close(self, grace: float) -> None:
+        if self._publisher is not None:
+            closing = asyncio.get_running_loop().run_in_executor(self._thread, self._publisher.close)
+            await asyncio.wait([closing], timeout=grace)
         # A publication under way ends by its own timeouts; the process need not wait for a frozen broker.
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _celery(settings: Settings) -> Publish:
+def _celery(settings: Settings) -> Publisher:
     from .celery_app import EXECUTE, make_celery
 
     app = make_celery(settings)
@@ -105,10 +117,10 @@ def _celery(settings: Settings) -> Publish:
         for task_id in task_ids:
             app.send_task(EXECUTE, args=[task_id], ignore_result=True)
 
-    return publish
+    return Publisher(publish, app.close)
 
 
-def _rq(settings: Settings) -> Publish:
+def _rq(settings: Settings) -> Publisher:
     from redis import Redis
     from rq import Queue
 
@@ -119,10 +131,10 @@ def _rq(settings: Settings) -> Publish:
         for task_id in task_ids:
             queue.enqueue("modern_fastapi.engines.rq_worker.execute", task_id, result_ttl=0, failure_ttl=60)
 
-    return publish
+    return Publisher(publish, connection.close)
 
 
-def _dramatiq(settings: Settings) -> Publish:
+def _dramatiq(settings: Settings) -> Publisher:
     from dramatiq import Message
 
     from .dramatiq_broker import ACTOR, make_broker
@@ -137,7 +149,7 @@ def _dramatiq(settings: Settings) -> Publish:
             )
             broker.enqueue(message)
 
-    return publish
+    return Publisher(publish, broker.close)
 
 
-PUBLISHERS: dict[str, Callable[[Settings], Publish]] = {"celery": _celery, "rq": _rq, "dramatiq": _dramatiq}
+PUBLISHERS: dict[str, Callable[[Settings], Publisher]] = {"celery": _celery, "rq": _rq, "dramatiq": _dramatiq}
