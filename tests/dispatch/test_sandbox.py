@@ -17,9 +17,8 @@ import attrs
 import pytest
 
 from bridge.dispatch import Dispatcher, Dropped, ShadowQueue
-from bridge.dispatch.sandbox import Sandbox, SandboxFeed, copies_of
+from bridge.dispatch.sandbox import Pace, Sandbox, SandboxFeed, copies_of
 from bridge.dispatch.sandbox.copies import SandboxError
-from bridge.dispatch.sandbox.feed import Pace
 from bridge.parity import Kind, Rules, Verdict, judge
 from bridge.routing import Cell, Effects, Route, RouteTable, Side, Stage
 from tests.dispatch.conftest import Bench, House
@@ -404,3 +403,68 @@ def test_copies_are_declared_or_refused(tmp_path, given, words):
         copies_of({"copies": [given]}, tmp_path, "modern.sandbox")
 
     assert "modern.sandbox.copies[0]" == caught.value.source
+
+
+def test_a_feed_that_never_began_closes(town, play):
+    """
+    A server that stops while it starts has nothing to stop here.
+    """
+
+    async def story():
+        await SandboxFeed(ShadowQueue({}, Bench()), {}, lambda route, why: None).close()
+
+    play(story())
+
+
+def test_an_instance_that_fails_is_made_anew(town, play, caplog):
+    """
+    A sandbox that can't start is tried again, and says so; no answer waits for it.
+    """
+
+    async def story():
+        t = await town()
+        office = t.offices["modern"]
+        start = office.start
+        fails = [True]
+
+        class Flaky(Office):
+            async def start(self):
+                if fails.pop() if fails else False:
+                    raise OSError("no room")
+                return await start()
+
+        t.feed.sandboxes[Side.MODERN].instance = Flaky(office.home)
+        t.feed._make_anew()
+        await t.settled()
+
+        assert t.feed.ready
+        assert "" == t.feed.problem
+        await t.register()
+        await t.settled()
+        assert Verdict.SAME is t.judged().verdict
+        await t.feed.close()
+
+    play(story())
+    assert "no room" in caplog.text
+
+
+def test_writes_across_a_snapshot_spoil_it(town, play):
+    """
+    A write that began before the copies were taken, and was answered after, may be in
+    them or not: they are taken again, a few times.
+    """
+
+    async def story():
+        t = await town()
+        decision = t.house.dispatcher.table.value.decide(b"POST", b"/register", None)
+        seen = t.house.shadows.recording(decision, -1.0)
+        scope = {"path": "/register", "method": "POST", "headers": []}
+
+        t.house.shadows.offer(decision, scope, [b"{}"], seen)
+        await t.settled()
+
+        assert [("POST /register", Dropped.UNSEEDED)] == t.house.bench.drops
+        assert 2 == t.feed.seedings
+        await t.feed.close()
+
+    play(story())

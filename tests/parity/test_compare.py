@@ -390,3 +390,67 @@ def test_json_is_utf8():
     for data in (b"\xff", b"{", b""):
         with pytest.raises(NotJSON):
             parse(data)
+
+
+def test_texts_of_two_runs():
+    """
+    A text that isn't JSON is the same under the map of ids, unless every byte counts.
+    """
+    left, right = seen(f"task {ONE}\n".encode()), seen(f"task {TWO}\n".encode())
+
+    assert [] == kinds(left, right, ids=IdMap())
+    assert [(Kind.BODY, "body")] == kinds(left, right, Rules(strict=True), IdMap())
+    assert [(Kind.BODY, "body")] == kinds(left, seen(b"task x\n"), ids=IdMap())
+
+
+def test_streams_of_two_runs():
+    """
+    Events too; and what a stream that ended had left over is its last.
+    """
+    left = seen(f"data: {ONE}\n\n: done".encode())
+    right = seen(f"data: {TWO}\n\n: done".encode())
+
+    assert [] == kinds(left, right, ids=IdMap(), stream=True)
+    assert [(Kind.VALUE, "events[1].comment")] == kinds(
+        left, seen(f"data: {TWO}\n\n: bye".encode()), ids=IdMap(), stream=True
+    )
+    two_lines = seen(b"data: a\ndata: b\n\n")
+    assert [(Kind.VALUE, "events[0].data")] == kinds(two_lines, seen(b"data: a\ndata: c\n\n"), stream=True)
+
+
+def test_headers_of_two_runs():
+    """
+    A location and a cookie that hold an id are the same under the map.
+    """
+
+    def run(id_):
+        return seen(headers=[(b"location", b"/task/" + id_.encode()), (b"set-cookie", b"sid=" + id_.encode())])
+
+    assert [] == kinds(run(ONE), run(TWO), ids=IdMap())
+    assert 2 == len(kinds(run(ONE), run(TWO)))
+
+
+def test_odd_headers():
+    """
+    What can't be read is compared as it stands.
+    """
+    odd = [
+        [(b"set-cookie", b"a=1; ; Expires=soon")],
+        [(b"content-type", b"text/html; ; charset")],
+        [(b"cache-control", b", no-store,")],
+        [(b"set-cookie", b"a=1")],
+    ]
+
+    for headers in odd:
+        assert [] == kinds(seen(headers=headers), seen(headers=headers[::-1]))
+    assert [(Kind.HEADER, "header:set-cookie[a].expires")] == kinds(seen(headers=odd[0]), seen(headers=odd[3]))
+    assert [] == kinds(seen(headers=odd[2]), seen(headers=[(b"cache-control", b"No-Store")]))
+
+
+def test_a_whole_rule_covers_the_document():
+    """
+    C{$} leaves the document out, and nothing else.
+    """
+    left, right = seen({"a": 1}), seen({"a": 2}, status=201)
+
+    assert [(Kind.STATUS, "status")] == kinds(left, right, Rules(("$",)))

@@ -252,3 +252,23 @@ def test_curl():
     assert """curl -i -X POST 'http://127.0.0.1:8000/a b?x=1' -H 'accept: a/b' --data-binary 'it'"'"'s'""" == command
     assert "--head" in curl({**request, "method": "HEAD", "body": "", "query": ""})
     assert "-X" not in curl({**request, "method": "GET"})
+
+
+def test_objects_of_applications(redactor):
+    """
+    Effects may hold an application's own dicts and card numbers; other headers' secrets
+    aren't shown either.
+    """
+    assert {"a": [1, "b"], "pin": redactor.token("7")} == redactor.document({"a": [1, "b"], "pin": 7})
+    assert redactor.document(4242424242424242).startswith("<secret")
+    assert 4242424242424241 == redactor.document(4242424242424241)
+    assert "x=<secret" in redactor.header("set-cookie", "x=1; Path=/")
+    assert "q=%FF" != redactor.query(b"q=%FF")
+
+
+def test_letters_without_words_are_secrets(redactor):
+    """
+    Twenty-four letters in which case changes all the time say nothing to a person.
+    """
+    assert redactor.text("aBcDeFgHiJkLmNoPqRsTuVwXyZ").startswith("<secret")
+    assert "internationalisationally" == redactor.text("internationalisationally")

@@ -19,14 +19,14 @@ import contextvars
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
-from bridge.dispatch.asgi import App
 from bridge.dispatch.sandbox.copies import Copy
+from bridge.dispatch.sandbox.instance import Pace, Sandbox
 from bridge.dispatch.sandbox.net import learned, net, private_ids, rewritten
-from bridge.dispatch.sandbox.traces import Habits, Trace, belongs
+from bridge.dispatch.sandbox.traces import Trace, belongs
 from bridge.dispatch.shadows import ShadowQueue
 from bridge.dispatch.trial import Dropped, Request, Trial
 from bridge.parity import Effect, Observation, Recording, Rules, compare
@@ -38,66 +38,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _IDS = 20_000
-
-
-class Instance(Protocol):
-    """
-    The second instance of one side, made by the same factory with the sandbox's
-    settings.
-    """
-
-    async def start(self) -> App:
-        """
-        Start it on its copies.
-        """
-
-    async def stop(self) -> None:
-        """
-        Stop it, so that its copies can be made anew.
-        """
-
-
-@attrs.define(eq=False)
-class Sandbox:
-    """
-    One side's second instance, and its copies.
-
-    @ivar ids: The real ids, and what this instance calls the same.
-    @ivar habits: What it does by itself.
-    """
-
-    instance: Instance
-    copies: Sequence[Copy]
-    app: App | None = None
-    ids: dict[str, str] = attrs.field(factory=dict)
-    habits: Habits = attrs.field(factory=Habits)
-
-
-@attrs.frozen
-class Pace:
-    """
-    How often, how long and how many.
-
-    @ivar waiting: Writes that wait at most.
-    @ivar open: Writes whose background work may still go on, at most; the next waits.
-    @ivar quiet: Seconds without a change after which a write's work has ended, if both
-        sides did the same by then; else it has until C{settle}.
-    @ivar look: Seconds between two looks at the copies.
-    @ivar drift: How many writes in a row a side's own sandbox must answer otherwise
-        than the side itself, until the copies are made anew.
-    @ivar again: Seconds between two seedings, doubled each time, up to C{longest}.
-    @ivar tries: Seedings in a row that a write may spoil by running across them.
-    """
-
-    waiting: int = 256
-    open: int = 64
-    quiet: float = 2.0
-    settle: float = 10.0
-    look: float = 0.05
-    drift: int = 3
-    again: float = 5.0
-    longest: float = 300.0
-    tries: int = 5
 
 
 @attrs.frozen
@@ -163,10 +103,10 @@ class SandboxFeed:
             self._task.cancel()
             await asyncio.wait({self._task})
         await self._stop_instances()
-        for sandbox in self.sandboxes.values():
-            for copy in sandbox.copies:
-                await self._in_thread(copy.close)
         if self._pool is not None:
+            for sandbox in self.sandboxes.values():
+                for copy in sandbox.copies:
+                    await self._in_thread(copy.close)
             self._pool.shutdown(wait=False)
 
     @property
