@@ -24,58 +24,56 @@ SERVER = """
 import asyncio, json, os, sys, threading
 kind, mode = sys.argv[1:3]
 import bridge.loop
-from bridge.loop import Life, Starting, Stopping, as_awaitable
-from twisted.python import threadpool
+from bridge.loop import Life, Starting, Stopping, as_awaitable, as_deferred
 
 order, taken, active = [], [], set()
 
 def served(life, reactor):
-    from twisted.internet import task, threads, utils
-    state = {}
-    open_ones = set()
-    async def one(reader, writer):
-        open_ones.add(writer)
-        try:
-            await answer(reader, writer)
-        finally:
-            open_ones.discard(writer)
-    async def answer(reader, writer):
-        line = await reader.readline()
-        if not line:
-            writer.close()
-            return
-        taken.append(int(line))
-        active.add(taken[-1])
-        me = int(line)
-        if me % 3 == 0:
-            await as_awaitable(threads.deferToThread(lambda: None))
-        elif me % 3 == 1:
-            await as_awaitable(task.deferLater(reactor, 0.01 * (me % 5)))
-        else:
-            await asyncio.sleep(0.01 * (me % 5))
-        if me % 50 == 0:
-            await as_awaitable(utils.getProcessOutput("/bin/true"))
-        writer.write(line)
-        await writer.drain()
-        writer.close()
-        active.discard(me)
+    from twisted.internet import defer, protocol, task, threads, utils
+    from twisted.protocols import basic
+    state, open_ones = {}, set()
+
+    class One(basic.LineOnlyReceiver):
+        delimiter = b"\\n"
+        def connectionMade(self):
+            open_ones.add(self)
+        def connectionLost(self, reason):
+            open_ones.discard(self)
+        def lineReceived(self, line):
+            taken.append(int(line))
+            active.add(int(line))
+            as_deferred(self.answer(int(line)))
+        async def answer(self, me):
+            if me % 3 == 0:
+                await as_awaitable(threads.deferToThread(lambda: None))
+            elif me % 3 == 1:
+                await as_awaitable(task.deferLater(reactor, 0.01 * (me % 5)))
+            else:
+                await asyncio.sleep(0.01 * (me % 5))
+            if me % 50 == 0:
+                await as_awaitable(utils.getProcessOutput("/bin/true"))
+            self.sendLine(b"%d" % me)
+            self.transport.loseConnection()
+            active.discard(me)
+
     async def accept():
-        state["server"] = await asyncio.start_server(one, "127.0.0.1", 0)
-        print(state["server"].sockets[0].getsockname()[1], flush=True)
+        state["port"] = reactor.listenTCP(0, protocol.Factory.forProtocol(One), interface="127.0.0.1")
+        print(state["port"].getHost().port, flush=True)
     async def stop_accepting():
         order.append("accept")
-        state["server"].close()
+        await as_awaitable(defer.maybeDeferred(state["port"].stopListening))
     async def drain():
         order.append("drain")
-        # What the kernel had accepted for us, and we have not read yet, comes in now.
+        # What was accepted just now, and not read yet, comes in.
         await asyncio.sleep(0.05)
         while active:
             await asyncio.sleep(0.01)
     async def hang_up():
         # Connections on which nothing was asked. They are ours to close, whoever owns the loop.
         while open_ones:
-            open_ones.pop().close()
-        await asyncio.sleep(0.01)
+            for one in list(open_ones):
+                one.transport.loseConnection()
+            await asyncio.sleep(0.01)
     async def note(name):
         order.append(name)
     life.on_start(Starting.ACCEPT, "listener", accept)
