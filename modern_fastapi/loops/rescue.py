@@ -1,5 +1,5 @@
 """
-The rescue: puts back what a dead process left running.
+The rescue: puts back what a dead process left running, and what waits for an engine that is gone.
 
 A process of this machine that is gone is seen at once. For all others the rescue watches heartbeats by its own
 monotonic clock: a row whose heartbeat stands still for the lease is nobody's. No two clocks are compared.
@@ -22,6 +22,8 @@ from .ticks import BEAT, settle, whole
 log = logging.getLogger(__name__)
 
 INTERVAL = 1.0
+# Seconds after which a row of another engine is taken for lost: longer than that engine's own second try.
+STRAY = 60.0
 
 Mark = tuple[str, int, int]
 
@@ -67,12 +69,15 @@ async def look(services: Services, fence: Fence, seen: dict[Mark, float], *, bea
         return marks
     async with fence.write() as connection:
         again, failed = await services.rows.rescue(connection, stale)
+        strays = await services.rows.adopt_strays(connection, services.engine.name, STRAY) if beat else 0
         await fence.beat(connection, ticked=True)
     for task_id in again:
         log.warning("task %s: whoever ran it is gone; it waits again", task_id)
     for task_id in failed:
         log.error("task %s: whoever ran it is gone; it has ended", task_id)
-    if again:
+    if strays:
+        log.warning("%d rows waited for an engine that nobody runs; they went to the table", strays)
+    if again or strays:
         services.bell.ring()
     return marks
 

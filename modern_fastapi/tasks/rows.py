@@ -299,6 +299,15 @@ class TaskRows:
         running = update(Task).where(Task.id == task_id, RUNNING).values(cancel_requested=1)
         return Status.RUNNING if (await connection.execute(running)).rowcount else None
 
+    async def adopt_strays(self, connection: AsyncConnection, engine: str, overdue: float) -> int:
+        """
+        Leaves to the consumers what waits for another engine than ``engine`` and is ``overdue`` seconds late: nobody
+        may be there who runs that engine. Returns how many.
+        """
+        before = later(self.clock.now(), -overdue)
+        strays = update(Task).where(WAITING, Task.engine.not_in(("table", engine)), Task.run_at < before)
+        return (await connection.execute(strays.values(engine="table"))).rowcount
+
     async def requeue(self, connection: AsyncConnection, task_id: str) -> bool:
         """
         Gives a task that has failed, or was cancelled, all its attempts again. False where it is neither.

@@ -226,6 +226,24 @@ def test_still_heartbeat_is_rescued_after_the_lease(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_row_of_a_gone_engine_is_adopted(tmp_path: Path) -> None:
+    """
+    Who changes the engine loses nothing: what waited for the old one goes to the table after a minute.
+    """
+
+    async def scenario() -> None:
+        clock = SteppedClock()
+        async with services(tmp_path, clock) as made:
+            task_id = await add(made, engine="celery")
+            fence = await taken(made, "rescue")
+            for seconds, engine in ((60.0, "celery"), (0.1, "table")):
+                clock.step(seconds)
+                await look(made, fence, {})
+                assert engine == (await row(made, task_id)).engine
+
+    run(scenario())
+
+
 def test_dead_process_is_seen_at_once() -> None:
     """
     A pid that is gone, or has another process by now, needs no lease.
