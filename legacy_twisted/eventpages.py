@@ -24,6 +24,7 @@ from legacy_twisted.web import Page
 PAGE = 200  # events that are read or sent at a time
 REMEMBERED = 2000
 POLL = 0.1  # seconds between two looks for what other processes did
+GATHER = 0.02  # seconds after which our own changes are shown, many at a time
 
 
 def newest(connection):
@@ -68,16 +69,17 @@ class EventSource(service.Service):
         self.last = None  # the number of the newest event that was read
         self._looking = None
         self._again = False
+        self._soon = None
         self._looping = task.LoopingCall(self.look)
         self._looping.clock = jobs.reactor
 
     def startService(self):
         service.Service.startService(self)
-        self.jobs.whenWork(self.look)
+        self.jobs.whenWork(self.soon)
 
     def stopService(self):
         service.Service.stopService(self)
-        self.jobs.noMoreWork(self.look)
+        self.jobs.noMoreWork(self.soon)
         self._quiet()
         for listener in list(self.listeners):
             listener.finish()
@@ -96,8 +98,23 @@ class EventSource(service.Service):
     def _quiet(self):
         if self._looping.running:
             self._looping.stop()
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         # What happens while nobody listens isn't read, and would be a gap.
         self.numbers, self.texts, self.last = [], [], None
+
+    def soon(self):
+        """
+        Something has changed here, and more of it may follow at once: one
+        write to each client is enough for all of it.
+        """
+        if self.listeners and self._soon is None:
+            self._soon = self.jobs.reactor.callLater(GATHER, self._lookNow)
+
+    def _lookNow(self):
+        self._soon = None
+        self.look()
 
     def look(self):
         """

@@ -88,14 +88,17 @@ def test_everybody_gets_everything_in_order(jobs, clock, source):
 
 def test_at_once_for_what_is_done_here(jobs, clock, source):
     """
-    Work of this process is shown without waiting for the next look.
+    Work of this process is shown without waiting for the next look, and what comes together in one write.
     """
     reader = stream(source)
-    happen(jobs, 1)
+    for _ in range(3):
+        happen(jobs, 1)
+        jobs.work()
 
-    jobs.work()
+    clock.advance(eventpages.GATHER)
 
-    assert [1] == reader.numbers()
+    assert [1, 2, 3] == reader.numbers()
+    assert 2 == len(reader.written)
 
 
 def test_slow_readers_cost_a_number(jobs, clock, source):
