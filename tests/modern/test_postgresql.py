@@ -33,7 +33,7 @@ def test_claims_side_by_side_take_different_rows(tmp_path: Path) -> None:
 
             async with asyncio.timeout(20):
                 taken = await asyncio.gather(*map(claimed, range(4)))
-        assert sorted(ids) == sorted(sum(taken, []))
+        assert sorted(ids) == sorted(each for some in taken for each in some)
 
     with temporary_database("postgresql", tmp_path) as url:
         run(scenario(url))
