@@ -203,13 +203,6 @@ class Recording:
         """
         return self._size > self.capture.limit
 
-    @property
-    def has_started(self) -> bool:
-        """
-        Whether the head of the answer is written.
-        """
-        return self._status is not None
-
     def closed(self, how: Ending, at: float, error: str = "") -> Observation:
         """
         Close it into an observation, once.

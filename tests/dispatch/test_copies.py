@@ -64,6 +64,35 @@ def test_folders(tmp_path):
     assert '{"a": 1}\n' == (original / "log").read_text()
 
 
+def test_a_line_is_told_once(tmp_path, monkeypatch):
+    """
+    A log that grows between the look and the reading is read as far as the look saw.
+
+    (Without the bound the second line came twice.)
+    """
+    (tmp_path / "data").mkdir()
+    copy = FolderCopy(tmp_path / "data", tmp_path / "copy")
+    copy.seed(None)
+    log = tmp_path / "copy" / "log"
+    log.write_text("0\n")
+    copy.changes()
+    looked = copy._files
+
+    def grows(folder):
+        found = list(looked(folder))
+        with open(log, "a") as file:
+            file.write("x\n")
+        return iter(found)
+
+    log.write_text("0\n1\n")
+    monkeypatch.setattr(FolderCopy, "_files", lambda self, folder: grows(folder))
+    first = copy.changes()
+    monkeypatch.undo()
+    second = copy.changes()
+
+    assert ["1", "x"] == [change.value["line"] for change in (*first, *second)]
+
+
 def test_folders_are_seeded_alike(tmp_path):
     """
     The second copy is made from the first, whatever the original is by then; and what

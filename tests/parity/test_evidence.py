@@ -59,14 +59,15 @@ def test_latency_is_compared_between_shadows():
     """
     The two shadows ran alike; the answer itself says nothing about who is slower.
     """
-    fast, slow = seen(latency=0.01), seen(latency=0.02)
+    fast, slow = seen(latency=0.02), seen(latency=0.04)
 
     assert 1 == judge(fast, slow, fast, False).slower
     assert -1 == judge(fast, fast, slow, False).slower
     assert 1 == judge(fast, fast, slow, True).slower
     assert 0 == judge(slow, fast, fast, False).slower
     assert 0 == judge(fast, slow, fast, False, Rules(tolerate={"latency": 3.0})).slower
-    assert 0 == judge(fast, seen(latency=0.0105), fast, False).slower
+    assert 0 == judge(fast, seen(latency=0.0249), fast, False).slower
+    assert 0 == judge(fast, seen(latency=0.004), seen(latency=0.001), False).slower
     hung = attrs.evolve(seen(how=Ending.DEADLINE), latency=None, status=None)
     assert 1 == judge(fast, hung, fast, False).slower
 

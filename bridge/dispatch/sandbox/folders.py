@@ -74,10 +74,10 @@ class FolderCopy:
                 continue
             if before is None or after[0] <= before[0] or before[2] != after[2]:
                 op = "insert" if before is None else "update"
-                found.append(Effect(self.kind, key, {"op": op, **self._content(name, 0)}))
+                found.append(Effect(self.kind, key, {"op": op, **self._content(name, 0, after[0])}))
                 continue
             # A log: each line belongs to whoever wrote it.
-            content = self._content(name, before[0])
+            content = self._content(name, before[0], after[0])
             for line in content.pop("lines", ()):
                 found.append(Effect(self.kind, key, {"op": "append", "line": line}))
             if content:
@@ -85,16 +85,17 @@ class FolderCopy:
         self._seen = now
         return found
 
-    def _content(self, name: str, start: int) -> dict[str, Any]:
+    def _content(self, name: str, start: int, end: int) -> dict[str, Any]:
         """
-        A small text from where it was appended to; else a size and a digest.
+        A small text from where it was appended to; else a size and a digest.  What
+        comes after C{end} was written since we looked, and is told the next time.
         """
         total = hashlib.blake2b(digest_size=16)
         size, kept = 0, b""
         try:
             with open(self.copy / name, "rb") as file:
                 file.seek(start)
-                while data := file.read(_READ):
+                while data := file.read(min(_READ, end - start - size)):
                     size += len(data)
                     total.update(data)
                     if len(kept) < _READ:
