@@ -4,6 +4,7 @@ GET /events on every target: what is streamed, from where it starts, and where i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -49,11 +50,12 @@ def stored(runner: Runner, after: int) -> list[str]:
     The blocks that a stream must bring for the events after one, read from the database.
     """
     rows = runner.database.query("SELECT * FROM events WHERE seq > ? ORDER BY seq", after)
-    return [
-        f'id: {row["seq"]}\nevent: task\ndata: {{"id":"{row["task_id"]}","name":"{row["name"]}",'
-        f'"status":"{row["status"]}","attempts":{row["attempts"]},"at":"{row["at"]}"}}'
-        for row in rows
-    ]
+    blocks = []
+    for row in rows:
+        data = {"id": row["task_id"], **{key: row[key] for key in ("name", "status", "attempts", "at")}}
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+        blocks.append(f"id: {row['seq']}\nevent: task\ndata: {text}")
+    return blocks
 
 
 def last_seq(runner: Runner) -> int:

@@ -4,6 +4,7 @@ SIGTERM and Ctrl-C, under load: bounded, with status 0 where the exit is ours, a
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
@@ -28,6 +29,13 @@ NAMES = ["legacy", "modern", "owned-legacy", "owned-modern", "attached-modern"]
 def expected_status(name: str, how: signal.Signals) -> set[int]:
     # A bare twistd and a bare uvicorn end by the signal, or with 0 after a Ctrl-C; the rest is ours.
     return {0} if name.startswith("owned") else {0, -how, 128 + how}
+
+
+def crowd() -> float:
+    """
+    Seconds to forgive on a machine that has no time for us: its load beyond two processors.
+    """
+    return max(0.0, os.getloadavg()[0] - 2)
 
 
 def lasting(group: int) -> list[str]:
@@ -62,7 +70,7 @@ def test_a_stop_under_load_loses_nothing(
     settle_all(stored)
 
     assert status in expected_status(name, how), server.last_words()
-    assert took < 5.0
+    assert took < 5.0 + crowd()
     assert [] == left
     assert [] == load.broken
     said = server.said()
