@@ -190,6 +190,10 @@ class Gate:
             missing = c.seen - tally.seen(outcome)
             if missing > 0:
                 return f"needs {missing} more pair{'s' * (missing != 1)} with status {outcome}", False
+        missing = c.seen - tally[t.BY_MODERN]
+        if tally.stage == Stage.CANARY.value and missing > 0:
+            # A canary of weight 0 has shown nothing that its shadow hadn't.
+            return f"needs {missing} more request{'s' * (missing != 1)} that modern answers", False
         slow = self.split.of_counts(tally[t.SLOWER], tally[t.FASTER])
         if self.split.condemns(slow):
             return (

@@ -25,6 +25,7 @@ SLOWER, FASTER = "slower", "faster"
 ANSWERS, ERRORS = "answers", "errors"
 BASE_ANSWERS, BASE_ERRORS = "base_answers", "base_errors"
 IDENTICAL = "identical"
+BY_MODERN = "by_modern"
 EFFECTS_DIFFER = "effects_differ"
 # Without a stage: a no holds for this code wherever its route stands.
 REJECTED = "rejected"
@@ -38,6 +39,8 @@ def counts_of(judged: Judged, stage: str) -> Counter[str]:
     made[judged.verdict.value] += 1
     if judged.tier is Tier.IDENTICAL:
         made[IDENTICAL] += 1
+    if judged.by_modern:
+        made[BY_MODERN] += 1
     if judged.noise is not None:
         made[AA] += 1
         if judged.noise:

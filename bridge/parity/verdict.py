@@ -52,6 +52,7 @@ class Judged:
     @ivar outcome: The status of the authoritative answer; None where it had none.
     @ivar slower: 1 where modern took clearly longer than legacy under the same
         conditions, -1 the other way round, else 0.
+    @ivar by_modern: Whether the client got modern's answer.
     """
 
     verdict: Verdict
@@ -61,6 +62,7 @@ class Judged:
     outcome: int | None
     discord: Discord
     slower: int = 0
+    by_modern: bool = False
 
 
 # Latencies that differ by less than this many seconds are nobody's concern: one
@@ -116,6 +118,7 @@ def judge(
         answer.status,
         discord,
         0 if replicate is None else _slower(other, replicate, answered_by_modern, rules),
+        answered_by_modern,
     )
 
 

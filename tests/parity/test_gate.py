@@ -23,7 +23,7 @@ def tally(stage: str = "shadow", seconds: float = 1000.0, rejected: int = 0, **c
     return Tally(named, stage, seconds)
 
 
-GOOD = {"same": 326, "aa": 326}
+GOOD = {"same": 326, "aa": 326, "by_modern": 20}
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,22 @@ def test_one_stage_is_no_evidence_for_the_next():
     """
     What was seen in the shadow doesn't carry a canary; its calibration does.
     """
-    counts = {"shadow.same": 326, "shadow.aa": 326, "canary.same": 326}
+    counts = {"shadow.same": 326, "shadow.aa": 326, "canary.same": 326, "canary.by_modern": 20}
 
     before = Gate(NOW).rule(Stage.CANARY, Tally({**counts, "canary.same": 1}, "canary", 999.0), auto=True)
     after = Gate(NOW).rule(Stage.CANARY, Tally(counts, "canary", 999.0), auto=True)
 
     assert Action.HOLD is before.action
     assert Action.PROMOTE is after.action
+
+
+def test_a_canary_must_have_sung():
+    """
+    One of weight 0, or one that no client fell to, says no more than its shadow did.
+    """
+    ruling = Gate(NOW).rule(Stage.CANARY, tally("canary", **{**GOOD, "by_modern": 1}), auto=True)
+
+    assert (Action.HOLD, "needs 19 more requests that modern answers") == (ruling.action, ruling.why)
 
 
 def test_the_gate_never_completes_a_move():

@@ -203,7 +203,7 @@ def journey(mutate: Callable[[Reply], None] | None, dice: random.Random, pairs: 
         if mutate is not None:
             mutate(modern)
             again = copy.deepcopy(modern)
-        live = trip.stage is Stage.LIVE
+        live = trip.stage is Stage.LIVE or (trip.stage is Stage.CANARY and n % 2 == 1)
         answer, other, twice = (modern, legacy, again) if live else (legacy, modern, replicate)
         trip.step(judge(answer.observed(), other.observed(), twice.observed(), live))
         if trip.counts["rejected"]:
