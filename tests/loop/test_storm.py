@@ -187,7 +187,8 @@ async def _struck(kind: str, mode: str, after: float) -> None:
     assert 0 == seen["children"]
     # libuv keeps one pipe of its own for the life of a process that ever had a loop.
     assert len(set(seen["descriptors"])) <= (1 if (kind, mode) == ("uvloop", "owned") else 0), seen["descriptors"]
-    assert took < GRACE + 1
+    # The figure belongs to the full count: a busy machine may be slow to end a process.
+    assert took < (GRACE + 1 if LONG else 20)
     assert (0 if mode == "owned" else -signal.SIGTERM) == process.returncode
 
 
