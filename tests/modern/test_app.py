@@ -90,7 +90,7 @@ def test_draining_refuses_everything(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with running(tmp_path, loops="") as one:
-            one.services.draining.set()
+            one.app.state.drain()
             answer = await one.client.get("/healthz")
         assert (503, "5", "draining") == (answer.status_code, answer.headers["retry-after"], answer.json()["error"])
 

@@ -17,13 +17,14 @@ from apscheduler.triggers.cron import CronTrigger
 from sqlalchemy import func, select, update
 
 from modern_fastapi.bell import Bell
+from modern_fastapi.loops import tenure
 from modern_fastapi.loops.cache_refresh import cache_refresh
 from modern_fastapi.loops.cleanup import tick as clean_up
 from modern_fastapi.loops.consumer import consume
 from modern_fastapi.loops.daily_report import daily_report, report
 from modern_fastapi.loops.fence import AlreadyTicked, Fence, Fenced
 from modern_fastapi.loops.rescue import is_gone, look, rescue
-from modern_fastapi.loops.tenure import hold
+from modern_fastapi.loops.tenure import hold, keep
 from modern_fastapi.loops.ticks import Portal, slot, tick_in_thread
 from modern_fastapi.schema import CacheEntry, Event, Loop, Report, Task, Tick
 from modern_fastapi.services import Services, start_time
@@ -127,6 +128,31 @@ def test_loop_says_how_it_ended(tmp_path: Path, ended: str, state: str) -> None:
                 task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             assert state == (await loop_row(made, "cleanup")).state
+
+    run(scenario())
+
+
+def test_loop_that_dies_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A loop never dies for good, nor in silence: it begins again after a pause, until it is stopped.
+    """
+    monkeypatch.setattr(tenure, "FIRST_PAUSE", 0.0)
+    begun: list[int] = []
+    back = asyncio.Event()
+
+    async def loop(epoch: int | None) -> None:
+        begun.append(len(begun))
+        if len(begun) < 3:
+            raise RuntimeError("dead")
+        back.set()
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        task = asyncio.get_running_loop().create_task(keep(loop, "cleanup"))
+        await asyncio.wait_for(back.wait(), 20)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
 
     run(scenario())
 
