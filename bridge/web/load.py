@@ -99,6 +99,22 @@ def load_modern(text: str, settings: Mapping[str, Any] | None, base: Path | None
     return app
 
 
+def load_session_view(text: str, base: Path | None = None) -> Any:
+    """
+    Load what C{[legacy] session} names: a L{bridge.web.sessions.SessionView}, or a class
+    of them.
+
+    @raise LoadError: With the remedy, if that can't be used.
+    """
+    forms = "module:name of an object, or of its class, with the methods read, write and user"
+    found = _imported(text, "[legacy] session", forms, base)
+    view = found() if isinstance(found, type) else found
+    missing = [name for name in ("read", "write", "user") if not callable(getattr(view, name, None))]
+    if missing:
+        raise LoadError("[legacy] session", text, f"it has no {', '.join(missing)}", f"Name {forms}.")
+    return view
+
+
 # the forms of --legacy
 
 

@@ -11,13 +11,21 @@ from typing import Any
 
 import httptools
 
-from bridge.web.cycle import Refusal
+from bridge.web.cycle import LegacyCycle, Refusal
 from bridge.web.ordered import OrderedProtocol
 from bridge.web.stock import OpenHead, Where, where
 
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 # Twisted's limit to a head, which httptools hasn't.
 HEAD = 16384
+
+
+def _chunked(cycle: Any) -> bool:
+    """
+    Whether a request's body has a transfer coding, so that its bytes aren't those on the wire.
+    """
+    headers = cycle.head[3] if isinstance(cycle, LegacyCycle) else cycle.scope["headers"]
+    return any(name.lower() == b"transfer-encoding" for name, _ in headers)
 
 
 class ParsingProtocol(OrderedProtocol):
@@ -28,6 +36,7 @@ class ParsingProtocol(OrderedProtocol):
     @ivar in_body: Whether a head is complete, and its request isn't.
     @ivar head_limit: How many bytes a head may have that isn't complete.
     @ivar completions: How many requests the packet at hand has completed.
+    @ivar body_bytes: How many of its bytes were a body's, before the first of these.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -35,6 +44,7 @@ class ParsingProtocol(OrderedProtocol):
         self.in_head = False
         self.in_body = False
         self.completions = 0
+        self.body_bytes = 0
         self.head_limit = HEAD
         self._open_head = OpenHead()
 
@@ -71,12 +81,14 @@ class ParsingProtocol(OrderedProtocol):
     def feed(self, data: bytes) -> None:
         while data and not self.deaf:
             in_head, in_body = self.in_head, self.in_body
+            uploading = self.cycle if in_body else None
+            self.body_bytes = 0
             self.completions = 0
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserError:
                 if not self.deaf:
-                    self._failed(data, where(in_head, in_body))
+                    self._failed(data, where(in_head, in_body), uploading)
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
@@ -84,17 +96,27 @@ class ParsingProtocol(OrderedProtocol):
                     return
             else:
                 if self.in_head:
-                    self._open_head.fed(data, where(in_head, in_body), self.completions)
+                    self._begun(data, where(in_head, in_body), uploading)
                     if self._open_head.longer_than(self.head_limit):
                         self._malformed(self._open_head.bytes())
                 return
 
-    def _failed(self, data: bytes, at: Where) -> None:
+    def _begun(self, data: bytes, at: Where, uploading: Any) -> None:
+        """
+        A head is open that is to be remembered.
+        """
+        completed = self.completions
+        if at is Where.BODY and completed and not _chunked(uploading):
+            # What isn't that body's is behind it, byte for byte.
+            data, at, completed = data[self.body_bytes :], Where.BETWEEN, completed - 1
+        self._open_head.fed(data, at, completed)
+
+    def _failed(self, data: bytes, at: Where, uploading: Any) -> None:
         if self.in_body or (at is Where.BODY and not self.completions):
             # What Twisted would say of a broken body is known.
             self._malformed(None)
         else:
-            self._open_head.fed(data, at, self.completions)
+            self._begun(data, at, uploading)
             self._malformed(self._open_head.bytes())
 
     # refusals

@@ -320,6 +320,8 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        if not self.completions:
+            self.body_bytes += len(body)
         if not self._on_hot_road:
             super().on_body(body)
             return
@@ -411,6 +413,7 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         self.current = None
         self._stock = channel_class(self._road.site, StockChannel)(self._road.site, self)
         held, self.held = self.held, None
+        # Line ends between requests may have come in parts, the first of them before.
         self._guard(self._stock.makeConnection, self._face)
-        self._guard(self._stock.dataReceived, raw + b"".join(held or ()))
+        self._guard(self._stock.dataReceived, raw.lstrip(b"\r\n") + b"".join(held or ()))
         return True
