@@ -1,21 +1,26 @@
 """
 The cleanup: every fifteen seconds, in a thread that can be stopped, it removes what nobody will ask for any more.
 
-Those are temporary files that were left behind, uploads without a row, expired tasks with their events, and the marks
-of old ticks. Files of an hour's age only: a younger one may belong to a request that is still under way.
+Those are temporary files that were left behind, uploads without a row, expired tasks with their events, the marks of
+old ticks, and the rows of processes that are gone. Files of an hour's age only: a younger one may belong to a request
+that is still under way.
 """
 
+import socket
 import time
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.clock import as_text
 from modern_fastapi.files import FOLDERS
-from modern_fastapi.schema import FINAL, Event, Task, Tick, Upload
+from modern_fastapi.schema import FINAL, Event, Process, Task, Tick, Upload
 from modern_fastapi.services import Services
+from modern_fastapi.tasks.rows import RUNNING
 
 from .fence import Fence
+from .rescue import is_gone
 from .ticks import Portal, tick_in_thread
 
 INTERVAL = 15.0
@@ -56,6 +61,17 @@ async def _remove_rows(services: Services, fence: Fence, scheduled: datetime) ->
             await connection.execute(delete(Event).where(Event.task_id.in_(gone)))
             await connection.execute(delete(Task).where(Task.id.in_(gone)))
         await connection.execute(delete(Tick).where(Tick.committed_at < as_text(now - TICKS_AGE)))
+        await _forget_the_dead(connection)
+
+
+async def _forget_the_dead(connection: AsyncConnection) -> None:
+    """
+    Removes the rows of this machine's processes that are gone, once the rescue has taken all that they ran.
+    """
+    owns = select(1).where(Task.owner == Process.boot_id, RUNNING).exists()
+    idle = select(Process.boot_id, Process.pid, Process.start_time).where(Process.host == socket.gethostname(), ~owns)
+    gone = [row.boot_id for row in await connection.execute(idle) if is_gone(row.pid, row.start_time)]
+    await connection.execute(delete(Process).where(Process.boot_id.in_(gone)))
 
 
 async def _known_uploads(services: Services, names: list[str]) -> set[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from apscheduler.triggers.cron import CronTrigger
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from modern_fastapi.loops.cache_refresh import cache_refresh
 from modern_fastapi.loops.cleanup import tick as clean_up
@@ -22,10 +23,12 @@ from modern_fastapi.loops.daily_report import daily_report, report
 from modern_fastapi.loops.fence import AlreadyTicked
 from modern_fastapi.loops.tenure import hold
 from modern_fastapi.loops.ticks import Portal, slot, tick_in_thread
-from modern_fastapi.schema import CacheEntry, Event, Report, Task, Tick
+from modern_fastapi.schema import CacheEntry, Event, Process, Report, Task, Tick
 from modern_fastapi.services import Services
+from modern_fastapi.tasks.rows import TaskRows
 from tests.modern.application import SteppedClock, add, run, services, until
 from tests.modern.test_loops import loop_row, taken
+from tests.modern.test_rows import claim
 
 
 def test_tick_happens_once(tmp_path: Path) -> None:
@@ -171,6 +174,35 @@ def test_cleanup_removes_expired_tasks(tmp_path: Path) -> None:
             async with made.database.read() as connection:
                 assert [kept] == list((await connection.execute(select(Task.id))).scalars())
                 assert {kept} == set((await connection.execute(select(Event.task_id))).scalars())
+
+    run(scenario())
+
+
+def test_cleanup_forgets_dead_processes(tmp_path: Path) -> None:
+    """
+    A process that was killed leaves a row; it goes when nothing is left of its work. Ours stays.
+    """
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            async with made.database.write() as connection:
+                for boot, pid in (("gone", 2**22 - 1), ("busy", 2**22 - 2)):
+                    row = {
+                        "boot_id": boot,
+                        "host": socket.gethostname(),
+                        "pid": pid,
+                        "start_time": "1",
+                        "side": "modern",
+                    }
+                    await connection.execute(insert(Process).values(**row, beats=0, started_at=""))
+            await add(made)
+            await claim(made, rows=TaskRows(made.database, made.clock, "busy"))
+            fence = await taken(made, "cleanup")
+            portal = Portal(asyncio.get_running_loop())
+            await asyncio.to_thread(clean_up, made, fence, portal, slot(made.clock.now(), 15.0))
+            async with made.database.read() as connection:
+                left = set((await connection.execute(select(Process.boot_id))).scalars())
+        assert {"busy", made.boot_id} == left
 
     run(scenario())
 
