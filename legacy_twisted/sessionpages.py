@@ -54,6 +54,26 @@ def visitorOf(request):
     return visitor if visitor.name is not None else None
 
 
+class VisitorView:
+    """
+    The visitor as a mapping, for whoever shares our sessions: C{name} and C{visits},
+    and nothing for who hasn't logged in.
+    """
+
+    def read(self, session):
+        visitor = IVisitor(session)
+        if visitor.name is None:
+            return {}
+        return {"name": visitor.name, "visits": visitor.visits}
+
+    def write(self, session, values):
+        visitor = IVisitor(session)
+        visitor.name, visitor.visits = values.get("name"), values.get("visits", 0)
+
+    def user(self, session):
+        return IVisitor(session).name
+
+
 class Login(Page):
     """
     C{POST /login}.

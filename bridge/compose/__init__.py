@@ -40,7 +40,7 @@ from bridge.state.stages import ROUTE, Snapshot
 from bridge.state.store import Store
 from bridge.state.thread import StateThread
 from bridge.web.adopt import Adopter
-from bridge.web.load import load_legacy, load_modern
+from bridge.web.load import load_legacy, load_modern, load_session_view
 
 __all__ = ["Server", "compose"]
 
@@ -58,8 +58,10 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
     table = config.table(snapshot.routes, snapshot.version)
     adopter = Adopter(reactor, opens=owns_loop and not config.listen)
     reactor.on_listen = cast("OnListen", adopter)
-    legacy = modern = None
+    legacy = modern = view = None
     if config.legacy is not None:
+        if config.legacy.session is not None:
+            view = load_session_view(config.legacy.session, config.legacy.base)
         legacy = load_legacy(config.legacy.app, config.legacy.settings or None, config.legacy.base)
     else:
         _check_without_legacy(config, table)
@@ -85,6 +87,7 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
         _policy_file(config),
         BUILT,
         {} if state is None or config.force_legacy else sandboxes(config, reactor),
+        view,
     )
 
 

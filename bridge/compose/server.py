@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -44,6 +44,7 @@ from bridge.web.lifespan import Lifespan
 from bridge.web.listen import Front
 from bridge.web.load import LoadedLegacy
 from bridge.web.resource_app import ResourceApp
+from bridge.web.sessions import SharedSessions
 
 DEFAULT_LISTEN = "tcp:8000:interface=127.0.0.1"
 """
@@ -99,6 +100,7 @@ class Server:
     policy: Path | None = None
     built: frozenset[str] = frozenset()
     sandboxes: Mapping[Side, Sandbox] = attrs.field(factory=dict)
+    view: Any | None = None
     loops: tuple[LoopSupervisor, ...] = attrs.field(default=(), init=False)
     life: Life = attrs.field(init=False)
     front: Front = attrs.field(init=False)
@@ -113,6 +115,7 @@ class Server:
     stalls: StallWatch = attrs.field(init=False)
     reloader: Reloader | None = attrs.field(default=None, init=False)
     started: bool = attrs.field(default=False, init=False)
+    _sharing: Any | None = attrs.field(default=None, init=False)
     _resource_app: ResourceApp | None = attrs.field(default=None, init=False)
     _running: list[asyncio.Task[None]] = attrs.field(factory=list, init=False)
     _bound: bool = attrs.field(default=False, init=False)
@@ -124,7 +127,7 @@ class Server:
         self.admin = Front(self.reactor)
         sides = {
             Side.LEGACY: working_for(Side.LEGACY, self._legacy_app),
-            Side.MODERN: working_for(Side.MODERN, self.modern or self._legacy_app),
+            Side.MODERN: working_for(Side.MODERN, self._legacy_app if self.modern is None else self._modern_app),
         }
         self.shadows = ShadowQueue({}, _Nobody())
         if self.state is not None:
@@ -147,6 +150,14 @@ class Server:
             site = self.site if self.site is not None else Site(NoResource())
             self._resource_app = ResourceApp(site, self.reactor)
         await self._resource_app(scope, receive, send)
+
+    async def _modern_app(self, scope: Any, receive: Any, send: Any) -> None:
+        # The Site is known only once legacy has begun to listen.
+        if self._sharing is None:
+            assert self.modern is not None
+            shares = self.view is not None and self.site is not None
+            self._sharing = SharedSessions(self.modern, self.site, cast("Any", self.view)) if shares else self.modern
+        await self._sharing(scope, receive, send)
 
     # -- binding -----------------------------------------------------------------------
 

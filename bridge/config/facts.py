@@ -28,6 +28,8 @@ class AppConfig:
     @ivar settings: For a factory that has a C{settings} parameter.
     @ivar sandbox: The same for its second instance, on its own copy of the stores.
     @ivar version: The declared identity of its code; else its package is digested.
+    @ivar session: Legacy's view of its sessions, as C{module:name}; with it both sides
+        know the same visitors.
     @ivar base: Where relative paths in it start.
     """
 
@@ -35,6 +37,7 @@ class AppConfig:
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     sandbox: Mapping[str, Any] = attrs.field(factory=dict)
     version: str | None = None
+    session: str | None = None
     base: Path = attrs.field(factory=Path)
 
 

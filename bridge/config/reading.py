@@ -41,7 +41,7 @@ def parse_config(text: str, source: str, base: Path, built: frozenset[str] = v.E
     for name in ("legacy", "modern"):
         table = top.table(name)
         if table is not None:
-            made[name] = _app(table, base)
+            made[name] = _app(table, base, name == "legacy")
     gate = top.table("gate")
     if gate is not None:
         made["gate"] = _gate(gate)
@@ -106,7 +106,7 @@ def settings_of(table: Table, base: Path, built: frozenset[str]) -> dict[str, An
     return {key: value for key, value in made.items() if value is not None}
 
 
-def _app(table: Table, base: Path) -> AppConfig:
+def _app(table: Table, base: Path, sessions: bool) -> AppConfig:
     app = table.take("app", a_text)
     if app is None:
         raise table.wrong("app", 'it is missing; write app = "module:name"')
@@ -115,6 +115,7 @@ def _app(table: Table, base: Path) -> AppConfig:
         table.take("settings", a_table, {}),
         table.take("sandbox", a_table, {}),
         table.take("version", a_text),
+        table.take("session", a_text) if sessions else None,
         base,
     )
     table.end()
