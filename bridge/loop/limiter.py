@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
@@ -148,7 +150,7 @@ class AccountedLimiter(anyio.CapacityLimiter):
 
 def _nobody() -> None:
     """
-    Waits for nothing: who asked didn't want to wait.
+    Waits for nothing, and changes nothing.
     """
 
 
@@ -163,15 +165,16 @@ def _resolve(turn: asyncio.Future[None]) -> None:
         turn.set_result(None)
 
 
-def install_limiter(ledger: Ledger, loop: AbstractEventLoop) -> None:
+def install_limiter(ledger: Ledger, loop: AbstractEventLoop) -> Callable[[], object]:
     """
-    Make the limiter anyio's default on the running loop.
+    Make the limiter anyio's default on the running loop. Returns what puts the former one back: a loop that goes on
+    after the reactor stopped must not be refused its threads.
     """
     try:
         # anyio has no public way to set it, only to get it.
         from anyio._backends._asyncio import _default_thread_limiter
     except ImportError:
         _log.warn("anyio's threads are counted apart: this version keeps its limiter somewhere else.")
-        return
+        return _nobody
     variable: Any = _default_thread_limiter
-    variable.set(AccountedLimiter(ledger, loop))
+    return functools.partial(variable.reset, variable.set(AccountedLimiter(ledger, loop)))

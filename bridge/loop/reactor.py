@@ -158,9 +158,15 @@ class BridgeReactor(ListeningReactor, DescriptorReactor, TimedReactor):
     async def _serve(self, installSignalHandlers: bool) -> None:
         ended = self._ended = self._asyncioEventloop.create_future()
         self._ticking = True
-        install_limiter(self.ledger, self._asyncioEventloop)
-        self.startRunning(installSignalHandlers)
-        self._reschedule()
+        restore_limiter = install_limiter(self.ledger, self._asyncioEventloop)
+        try:
+            self.startRunning(installSignalHandlers)
+            self._reschedule()
+            await self._ending(ended)
+        finally:
+            restore_limiter()
+
+    async def _ending(self, ended: Future[None]) -> None:
         while not ended.done():
             try:
                 await asyncio.shield(ended)

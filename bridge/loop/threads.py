@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakSet
 
 import attrs
 from twisted.internet import defer
@@ -79,6 +80,8 @@ class WorkerPool(ThreadPool):
         self._idle = 0
         self._made = 0
         self._busy: dict[threading.Thread, _Job] = {}
+        # Through with their work, but perhaps not yet gone for Python.
+        self._leaving: WeakSet[threading.Thread] = WeakSet()
         self._all_ended: Callable[[], object] | None = None
         super().__init__(0, ledger.limit(share), name)
 
@@ -154,6 +157,7 @@ class WorkerPool(ThreadPool):
             job = self._next_job()
         with self._guard:
             self.threads.remove(thread)
+            self._leaving.add(thread)
             ended = self._all_ended if not self.threads else None
         if ended is not None:
             ended()
@@ -241,13 +245,17 @@ class WorkerPool(ThreadPool):
         all_ended = asyncio.Event()
         with self._guard:
             if not self.threads:
-                return []
+                all_ended.set()
             self._all_ended = functools.partial(_tell, loop, all_ended)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(all_ended.wait(), seconds)
         with self._guard:
             self._all_ended = None
+            leaving = list(self._leaving)
             left = [f"{thread.name}: {job.what}" for thread, job in self._busy.items()]
+        for thread in leaving:
+            # Microseconds: it has nothing left to run.
+            thread.join(_IDLE)
         for one in left:
             _log.error("Left behind, because it ignored its stop event: {one}", one=one)
         return left

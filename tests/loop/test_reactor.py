@@ -69,6 +69,27 @@ def test_attached_stop_ends_serve_and_not_the_loop(loop):
     assert "Event loop stopped before Future completed" in run(ATTACHED, f"{loop}-stock", "stop").err
 
 
+def test_a_loop_that_goes_on_keeps_its_threads():
+    """
+    After the reactor stopped, somebody else's loop has anyio's threads as before. (Seen to be refused them while our
+    limiter stayed.)
+    """
+    ran = run(
+        """
+        import anyio.to_thread, asyncio
+        async def main():
+            import bridge.loop
+            reactor = bridge.loop.install()
+            async with bridge.loop.Life(reactor).attached():
+                assert await anyio.to_thread.run_sync(lambda: 1) == 1
+            assert await anyio.to_thread.run_sync(lambda: 2) == 2
+        asyncio.run(main())
+        """
+    )
+
+    assert ran.passed, ran.err
+
+
 @both_loops
 def test_attached_cancellation_stops_in_order(loop):
     """
