@@ -28,7 +28,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
 
 from bridge.errors import ListenError
-from bridge.web.adopt import Adopted, Adopter, ListenCall
+from bridge.web.adopt import Adopted, AdoptedPort, Adopter, ListenCall
 from bridge.web.cycle import UVICORN, uvicorn_known
 from bridge.web.front import Decide, Road
 from bridge.web.going_away import GoingAwayProtocol
@@ -230,7 +230,7 @@ class Front:
         road = Road(adopted.site, decide) if hot else None
         listener = Listener(adopted, road)
         self.listeners.append(listener)
-        if isinstance(adopted.port, object) and hasattr(adopted.port, "on_stop"):
+        if isinstance(adopted.port, AdoptedPort):
             adopted.port.on_stop = lambda: self._stopped(listener)
         if self._config is not None:
             self._host(listener)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -475,3 +476,40 @@ async def test_a_failing_request_class_closes_its_connection() -> None:
             said = b""
 
         assert b"" == said
+
+
+@pytest.mark.parametrize("stages", [(), ("/new",), ("/old",), ("/new", "/old")])
+@on_loop
+async def test_who_asks_without_reading_is_not_read(stages: tuple[str, ...]) -> None:
+    """
+    A client that pipelines without end and reads nothing is no longer read from, on either
+    road, and gets every answer in order once it reads.
+    """
+    big = b"b" * 50_000
+
+    async def modern(scope: Any, receive: Any, send: Any) -> None:
+        head = [(b"content-length", b"%d" % len(big))]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": big})
+
+    table = RouteTable.build([Route("GET /new", stage=Stage.MODERN)])
+    dispatch = Dispatch(table, {Side.MODERN: modern})
+    paths = stages or ("/old", "/old", "/new")
+    count = 600
+    async with serving(site_of(lambda request: big), dispatch, dispatch.decide) as served:
+        client = await served.connect()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        asked = "".join(f"GET {paths[n % len(paths)]} HTTP/1.1\r\nHost: x\r\n\r\n" for n in range(count))
+        client.writer.write(asked.encode())
+        [connection] = await connected(served)
+        await until(lambda: connection.flow.read_paused and connection.flow.write_paused)
+
+        assert connection.transport.get_write_buffer_size() < 1_000_000
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        sizes = [len((await client.answer())[2]) for _ in range(count)]
+        assert [len(big)] * count == sizes
+
+
+async def connected(served: Any) -> list[Any]:
+    await until(lambda: served.front.state.connections)
+    return list(served.front.state.connections)
