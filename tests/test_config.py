@@ -38,6 +38,7 @@ site = "tcp:9000"
 [legacy]
 app = "legacy_twisted.server:make_service"
 version = "2026.1"
+session = "app:View"
 [legacy.settings]
 data = "./data"
 [legacy.sandbox]
@@ -104,7 +105,7 @@ def test_every_key_of_the_page_is_read() -> None:
     assert (config.site, config.loop, config.force_legacy) == ("tcp:9000", "auto", False)
     assert config.state == "sqlite:////srv/app/bgserver.db"
     assert config.legacy == AppConfig(
-        "legacy_twisted.server:make_service", {"data": "./data"}, {"data": "./copy"}, "2026.1", BASE
+        "legacy_twisted.server:make_service", {"data": "./data"}, {"data": "./copy"}, "2026.1", "app:View", BASE
     )
     assert config.modern == AppConfig("modern_fastapi.app:create_app", base=BASE)
     assert config.gate == GateConfig(100, 0.002, 0.02, 0.01, 0.02, 5, 60.0, RollbackConfig(0.4, 0.8, 0.02, 0.03))

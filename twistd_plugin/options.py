@@ -41,7 +41,7 @@ class Options(usage.Options):
     See C{docs/commands.md}; every option has its counterpart in bgserver.toml.
     """
 
-    synopsis = "[twistd options] bgserver [options]"
+    synopsis = "[options]"
     longdesc = (
         "Serve a Twisted web application and its FastAPI successor in one process, on one "
         "event loop, behind one port, and move one route at a time with bgctl. "
@@ -123,7 +123,7 @@ class Options(usage.Options):
             environ=os.environ,
             built=BUILT,
         )
-        options = {key: self[key] or None for key in _OPTIONS}
+        options = {key: None if self[key] == [] else self[key] for key in _OPTIONS}
         return policy.merged(base=Path.cwd(), built=BUILT, **options)
 
 

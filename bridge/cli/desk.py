@@ -275,16 +275,17 @@ def choose(config: Config, admin: str | None, state: str | None, say: Callable[[
         return RemoteDesk(admin_url(admin), token)
     why = "as asked"
     if state is None and admin is None:
-        why = "the admin listener is off"
-        if config.admin != "off":
-            remote = RemoteDesk(admin_url(config.admin), token)
-            try:
-                remote.alive()
-            except ServerUnreachableError as error:
-                why = f"no bgserver answers at {remote.url} ({error.cause})"
-            else:
-                return remote
-    say(f"{why[0].upper()}{why[1:]}: working on the state {shown_url(config.state)}; a server on it follows within a second.")
+        if config.admin == "off":
+            # As the policy has it, so there is nothing to tell.
+            return LocalDesk(config)
+        remote = RemoteDesk(admin_url(config.admin), token)
+        try:
+            remote.alive()
+        except ServerUnreachableError as error:
+            why = f"no bgserver answers at {remote.url} ({error.cause})"
+        else:
+            return remote
+    say(f"{why[0].upper()}{why[1:]}: working on the state {shown_url(config.state)}, which servers follow.")
     return LocalDesk(config)
 
 

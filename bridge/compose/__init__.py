@@ -44,6 +44,7 @@ from bridge.web.load import load_legacy, load_modern, load_session_view
 
 __all__ = ["Server", "compose"]
 
+
 def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -> Server:
     """
     Load both applications and check the policy against them; nothing runs yet.
@@ -54,8 +55,6 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
     if config.legacy is None and config.modern is None:
         raise ConfigError(config.source, "", "it names no application. Give --legacy, --modern, or both.")
     token = None if config.admin == "off" else token_for(config.admin, os.environ)
-    state, snapshot, since, books = _state(config)
-    table = config.table(snapshot.routes, snapshot.version)
     adopter = Adopter(reactor, opens=owns_loop and not config.listen)
     reactor.on_listen = cast("OnListen", adopter)
     legacy = modern = view = None
@@ -63,11 +62,14 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
         if config.legacy.session is not None:
             view = load_session_view(config.legacy.session, config.legacy.base)
         legacy = load_legacy(config.legacy.app, config.legacy.settings or None, config.legacy.base)
-    else:
-        _check_without_legacy(config, table)
     # On the worst night modern may be what is broken: it isn't even imported then.
     if config.modern is not None and not config.force_legacy:
         modern = load_modern(config.modern.app, config.modern.settings or None, config.modern.base)
+    # After the applications: now their code is importable, and so has an identity.
+    state, snapshot, since, books = _state(config)
+    table = config.table(snapshot.routes, snapshot.version)
+    if config.legacy is None:
+        _check_without_legacy(config, table)
     stages = Stages(config, Cell(table), snapshot, since, time.time)
     if owns_loop:
         into_twisted()

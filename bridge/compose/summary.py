@@ -40,7 +40,8 @@ def _closed(server: Server) -> list[str]:
     """
     The addresses that somebody asked for and nobody listens on.
     """
-    closed = [] if server.adopter.opens else sorted({adopted.address for adopted in server.adopter.adopted})
+    opened = {listener.address for listener in server.front.listeners}
+    closed = [] if server.adopter.opens else sorted({each.address for each in server.adopter.adopted} - opened)
     if not server.owns_loop:
         closed.extend(server.config.listen)
         closed.extend([] if server.config.admin == "off" else [server.config.admin])

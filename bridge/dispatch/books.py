@@ -88,7 +88,8 @@ def code_identity(app: str | None, version: str | None = None, base: Path | None
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.origin is None:
+    # Built-in and frozen modules have an origin that is no file.
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return hashlib.blake2b(app.encode(), digest_size=16).hexdigest()
     origin = Path(spec.origin)
     if spec.submodule_search_locations is None:
