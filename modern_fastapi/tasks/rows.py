@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Integer, and_, bindparam, case, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.clock import Clock, as_text, later
@@ -32,6 +32,62 @@ MAX_ERROR = 2000
 BACKOFF_FIRST = 0.2
 BACKOFF_CAP = 30.0
 
+
+_BEFORE = Task.__table__.alias("before")
+
+# Built once, because building costs more than running: these run for every few tasks.
+CLAIMABLE = and_(
+    WAITING,
+    Task.cancel_requested == 0,
+    or_(
+        Task.after_id.is_(None),
+        ~select(1).where(_BEFORE.c.id == Task.after_id, _BEFORE.c.status.not_in(FINAL)).exists(),
+    ),
+)
+DUE = (
+    select(Task.seq, Task.id, Task.name, Task.attempts)
+    .where(CLAIMABLE, Task.run_at <= bindparam("until"), Task.engine == bindparam("engine"))
+    .order_by(Task.priority.desc(), Task.run_at, Task.seq)
+    .limit(bindparam("most", type_=Integer))
+)
+DUE_LOCKED = DUE.with_for_update(skip_locked=True)
+SOONEST = select(func.min(Task.run_at)).where(
+    CLAIMABLE, Task.engine == bindparam("engine"), Task.run_at > bindparam("after")
+)
+TAKEN = (
+    update(Task)
+    .where(Task.seq.in_(bindparam("seqs", expanding=True)))
+    .values(
+        status=Status.RUNNING,
+        owner=bindparam("taker"),
+        attempts=Task.attempts + 1,
+        heartbeat=0,
+        started_at=bindparam("moment"),
+    )
+    .returning(
+        Task.seq,
+        Task.id,
+        Task.name,
+        Task.params,
+        Task.attempts,
+        Task.failures,
+        Task.max_attempts,
+        Task.timeout,
+        Task.created_at,
+    )
+)
+SUCCEEDED = (
+    update(Task)
+    .where(
+        Task.id == bindparam("held_id"),
+        Task.attempts == bindparam("held_attempts"),
+        Task.owner == bindparam("holder"),
+        RUNNING,
+    )
+    .values(
+        status=Status.SUCCESS, progress=1.0, error=None, finished_at=bindparam("moment"), result=bindparam("the_result")
+    )
+)
 
 # A row that waits, and how often it was started before.
 Due = tuple[str, int]
@@ -106,22 +162,19 @@ class TaskRows:
         await connection.execute(insert.on_conflict_do_nothing(index_elements=["unique_key"]))
         return (await connection.execute(select(Task.id).where(Task.unique_key == task.key))).scalar_one()
 
-    def _claimable(self) -> ColumnElement[bool]:
-        before = Task.__table__.alias("before")
-        unfinished = select(1).where(before.c.id == Task.after_id, before.c.status.not_in(FINAL)).exists()
-        return and_(WAITING, Task.cancel_requested == 0, or_(Task.after_id.is_(None), ~unfinished))
-
     async def claim(self, connection: AsyncConnection, limit: int) -> list[Claim]:
         """
         Takes up to ``limit`` due rows of the table engine, the most urgent first, as far as the limits allow.
         """
         left = await allowances(connection, self.clock)
+        asked = {"engine": "table", "until": as_text(self.clock.now())}
         seqs: list[int] = []
         while len(seqs) < limit:
-            spent = [name for name, count in left.items() if not count]
-            due = self._due("table", as_text(self.clock.now())).where(Task.name.not_in(spent), Task.seq.not_in(seqs))
-            page = due.limit(limit - len(seqs)).with_for_update(skip_locked=True)
-            rows = (await connection.execute(page)).all()
+            page = DUE_LOCKED
+            if left:
+                spent = [name for name, count in left.items() if not count]
+                page = page.where(Task.name.not_in(spent), Task.seq.not_in(seqs))
+            rows = (await connection.execute(page, {**asked, "most": limit - len(seqs)})).all()
             for row in rows:
                 if left.get(row.name, 1):
                     seqs.append(row.seq)
@@ -138,26 +191,17 @@ class TaskRows:
         left = await allowances(connection, self.clock)
         spent = [name for name, count in left.items() if not count]
         due = select(Task.seq).where(
-            Task.id == task_id,
-            self._claimable(),
-            Task.run_at <= as_text(self.clock.now()),
-            Task.name.not_in(spent),
+            Task.id == task_id, CLAIMABLE, Task.run_at <= as_text(self.clock.now()), Task.name.not_in(spent)
         )
         found = await connection.execute(due.with_for_update(skip_locked=True))
         claims = await self._take(connection, list(found.scalars()))
         return claims[0] if claims else None
 
-    def _due(self, engine: str, until: str) -> Select[*tuple[Any, ...]]:
-        due = select(Task.seq, Task.id, Task.name, Task.attempts).where(
-            self._claimable(), Task.run_at <= until, Task.engine == engine
-        )
-        return due.order_by(Task.priority.desc(), Task.run_at, Task.seq)
-
     async def due(self, connection: AsyncConnection, engine: str, until: str, limit: int = 1000) -> list[Due]:
         """
         An engine's rows that were due at ``until``, the most urgent first.
         """
-        rows = await connection.execute(self._due(engine, until).limit(limit))
+        rows = await connection.execute(DUE, {"engine": engine, "until": until, "most": limit})
         return [(row.id, row.attempts) for row in rows]
 
     async def move_to_table(self, connection: AsyncConnection, task_ids: Sequence[str]) -> None:
@@ -169,37 +213,15 @@ class TaskRows:
     async def _take(self, connection: AsyncConnection, seqs: Sequence[int]) -> list[Claim]:
         if not seqs:
             return []
-        taken = (
-            update(Task)
-            .where(Task.seq.in_(seqs))
-            .values(
-                status=Status.RUNNING,
-                owner=self.boot_id,
-                attempts=Task.attempts + 1,
-                heartbeat=0,
-                started_at=as_text(self.clock.now()),
-            )
-            .returning(
-                Task.seq,
-                Task.id,
-                Task.name,
-                Task.params,
-                Task.attempts,
-                Task.failures,
-                Task.max_attempts,
-                Task.timeout,
-                Task.created_at,
-            )
-        )
-        rows = {row.seq: row for row in await connection.execute(taken)}
+        asked = {"seqs": seqs, "taker": self.boot_id, "moment": as_text(self.clock.now())}
+        rows = {row.seq: row for row in await connection.execute(TAKEN, asked)}
         return [Claim(*tuple(rows[seq])[1:]) for seq in seqs]
 
     async def next_due(self, connection: AsyncConnection, engine: str = "table", after: str = "") -> str | None:
         """
         When the next waiting row of an engine is due, as text; of those due after ``after``.
         """
-        soonest = select(func.min(Task.run_at)).where(self._claimable(), Task.engine == engine, Task.run_at > after)
-        return (await connection.execute(soonest)).scalar()
+        return (await connection.execute(SOONEST, {"engine": engine, "after": after})).scalar()
 
     def _held(self, claim: Claim) -> ColumnElement[bool]:
         return and_(Task.id == claim.id, Task.owner == self.boot_id, Task.attempts == claim.attempts, RUNNING)
@@ -211,20 +233,12 @@ class TaskRows:
         if not done:
             return []
         now = as_text(self.clock.now())
-        held = (
-            Task.id == bindparam("held_id"),
-            Task.attempts == bindparam("held_attempts"),
-            Task.owner == self.boot_id,
-        )
-        ended = update(Task).where(*held, RUNNING)
-        values = ended.values(
-            status=Status.SUCCESS, progress=1.0, error=None, finished_at=now, result=bindparam("the_result")
-        )
+        shared = {"holder": self.boot_id, "moment": now}
         many = [
-            {"held_id": claim.id, "held_attempts": claim.attempts, "the_result": json.dumps(result)}
+            {"held_id": claim.id, "held_attempts": claim.attempts, "the_result": json.dumps(result), **shared}
             for claim, result in done
         ]
-        if (await connection.execute(values, many)).rowcount == len(done):
+        if (await connection.execute(SUCCEEDED, many)).rowcount == len(done):
             return []
         mine = select(Task.id).where(Task.id.in_([claim.id for claim, _ in done]), Task.finished_at == now)
         kept = set((await connection.execute(mine.where(Task.owner == self.boot_id))).scalars())
