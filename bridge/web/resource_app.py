@@ -231,13 +231,16 @@ class ResourceApp:
 
     @ivar site: The Site; its C{requestFactory}, sessions and log are used as they are.
     @ivar reactor: An C{IReactorTime}, on whose loop this must be called.
+    @ivar overlays: Whether a shadow gets copies of the sessions. A sandbox, whose Site is
+        nobody else's, keeps its own from one request to the next.
     """
 
     _log = Logger()
 
-    def __init__(self, site: Any, reactor: Any) -> None:
+    def __init__(self, site: Any, reactor: Any, overlays: bool = True) -> None:
         self.site = site
         self.reactor = reactor
+        self.overlays = overlays
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -264,7 +267,7 @@ class ResourceApp:
         transport_class = SecureVirtualTransport if secure else VirtualTransport
         transport = transport_class(address_of(scope.get("client")), address_of(scope.get("server")))
         shadow = SHADOW in extensions
-        site = shadow_of(self.site) if shadow else self.site
+        site = shadow_of(self.site) if shadow and self.overlays else self.site
         root = scope.get("root_path") or ""
         if root.strip("/"):
             segments = [unquote_to_bytes(part) for part in root.strip("/").split("/")]

@@ -210,3 +210,22 @@ async def test_shadows_get_an_overlay() -> None:
     assert ({"name": "ann"}, before) == (session.told, session.lastModified)
     session.expire()
     assert timers == timers_of_sessions()
+
+
+@on_loop
+async def test_a_sandbox_keeps_its_sessions() -> None:
+    """
+    The second instance's Site is its own, so its sessions last from request to request.
+    """
+    from twisted.internet import reactor
+
+    from bridge.web.resource_app import ResourceApp
+
+    site, _dispatch = both_stacks()
+    sandbox = ResourceApp(site, reactor, overlays=False)
+    await shadowed(sandbox, "/old", [])
+    [session] = site.sessions.values()
+    second = await shadowed(sandbox, "/old", [(b"cookie", b"TWISTED_SESSION=" + session.uid)])
+    session.expire()
+
+    assert b"[('legacy', 2)]" == second
