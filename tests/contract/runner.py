@@ -49,13 +49,14 @@ class Runner:
     data: Path
     database: Database
     _last: Picture | None = attrs.field(default=None, init=False)
+    _calm: bool = attrs.field(default=True, init=False)
 
     def forget(self) -> None:
         """
         Other requests than a case's were made: the next case starts from a picture of its own, once they are over.
         """
-        self.database.calm()
         self._last = None
+        self._calm = False
 
     def picture(self) -> Picture:
         return Picture(self.database.rows(), look(self.data))
@@ -64,6 +65,9 @@ class Runner:
         """
         Every difference, as one line each; none where the case holds.
         """
+        if not self._calm:
+            self.database.calm()
+            self._calm = True
         rows = [given for given in case.given if "table" in given]
         for row in rows:
             self.database.insert(row)
@@ -79,10 +83,7 @@ class Runner:
                 after, problems = self._effects(case, captured, before)
                 if not problems:
                     self._last = _without_given(after, case)
-                else:
-                    self.database.calm()
-            else:
-                self.database.calm()
+            self._calm = not problems
             return problems
         finally:
             for row in rows:

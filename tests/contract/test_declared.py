@@ -15,10 +15,18 @@ from pathlib import Path
 import pytest
 
 from tests.contract.runner import Runner
+from tests.contract.servers import TARGETS
 from tests.contract.wire import ask
 
 TABLE = tomllib.loads(Path(__file__).with_name("declared.toml").read_text("utf-8"))
-TARGETS = ("legacy", "modern", "owned-legacy", "owned-modern", "attached-legacy", "attached-modern")
+# The store behind a server changes nothing of how it reads a request.
+ON_SQLITE = [target for target in TARGETS if target.store == "sqlite"]
+each_front = pytest.mark.parametrize(
+    "runner",
+    [pytest.param(each, id=each.name, marks=[pytest.mark.slow] if each.slow else []) for each in ON_SQLITE],
+    indirect=True,
+    scope="session",
+)
 
 
 def outcome(address: tuple[str, int], raw: bytes) -> str:
@@ -46,23 +54,24 @@ def test_the_table_is_whole() -> None:
     for name, entry in TABLE.items():
         assert {"send", "why"} <= set(entry), name
         said = set(entry) - {"send", "why"}
-        assert said == {"everywhere"} or said == set(TARGETS), name
+        assert said == {"everywhere"} or said == {target.name for target in ON_SQLITE}, name
 
 
+@each_front
 @pytest.mark.parametrize("name", TABLE)
 def test_odd_http_is_treated_as_declared(runner: Runner, target_name: str, name: str) -> None:
     """
     What a target does with one odd request is what the table says of it.
     """
     entry = TABLE[name]
-    kind = target_name.removesuffix("-postgresql")
 
     actual = outcome(runner.address, entry["send"].encode("latin-1"))
     runner.forget()
 
-    assert entry.get("everywhere", entry.get(kind)) == actual
+    assert entry.get("everywhere", entry.get(target_name)) == actual
 
 
+@each_front
 def test_a_date_and_a_server_come_once(runner: Runner, target_name: str) -> None:
     """
     Where two layers would each add theirs, one of them does: uvicorn's default headers are off under bgserver.
