@@ -118,7 +118,13 @@ def _answer(given: Any, desk: Answers) -> tuple[Any, Callable[[Any, Console], No
             return moved, _one(show.moved)
         case "rollback":
             rolled = desk.rollback(None if given.all else given.route, given.why)
-            return {"moved": rolled}, _inside("moved", show.moved)
+            loops = desk.status() if given.all and not given.json else {"loops": []}
+
+            def shown(found: Any, console: Console) -> None:
+                show.moved(found["moved"], console)
+                show.left_behind(loops, console)
+
+            return {"moved": rolled}, shown
         case "handoff":
             return desk.hand_off(given.loop, given.stage, given.why), _one(show.moved)
     raise AssertionError(given.command)

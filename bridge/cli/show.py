@@ -66,6 +66,9 @@ def loops(found: dict[str, Any], console: Console) -> None:
     for row in found["loops"]:
         table.add_row(row["loop"], _coloured(row["stage"]), row["owner"] or "nobody", str(row["epoch"]))
     console.print(table)
+    for row in found["loops"]:
+        if row.get("restarts"):
+            console.print(Text(f"{row['loop']} died {row['restarts']} times, last: {row['last_error']}", "bold red"))
 
 
 def route(found: dict[str, Any], console: Console) -> None:
@@ -119,6 +122,17 @@ def moved(found: list[dict[str, Any]], console: Console) -> None:
             console.print(Text(f"{name} is at {_plain(row['to'])} already."))
         if row.get("problem"):
             console.print(Text(f"It counts in this server, but isn't recorded yet: {row['problem']}", "bold red"))
+
+
+def left_behind(found: dict[str, Any], console: Console) -> None:
+    """
+    What a rollback of all routes doesn't move: the loops.
+    """
+    for row in found["loops"]:
+        if row["stage"] not in ("legacy", "observe"):
+            back = "legacy" if row["stage"] == "live" else "live, and then legacy"
+            line = f"The loop {row['loop']} stays {row['stage']}: `bgctl handoff {row['loop']} {back}` moves it."
+            console.print(Text(line, "yellow"))
 
 
 def differences(found: dict[str, Any], console: Console) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from bridge.background.supervisor import LoopSupervisor
 from bridge.compose.evidence import Evidence
 from bridge.compose.stages import Stages
 from bridge.errors import StateError, StateUnavailableError
@@ -34,6 +35,7 @@ class ServerControl:
     stages: Stages
     thread: StateThread
     _evidence: Evidence
+    _loops: tuple[LoopSupervisor, ...] = ()
 
     async def _ask(self, question: Callable[[Desk], _T]) -> _T:
         config, rule, identities = self.stages.config, self._evidence.rule, self._evidence.identity
@@ -61,6 +63,11 @@ class ServerControl:
         for row in found["routes"]:
             if row["route"] in self.stages.pinned:
                 row["recorded"] = False
+        for loop in self._loops:
+            seen = loop.status()
+            for row in found["loops"]:
+                if row["loop"] == seen.name and seen.here:
+                    row.update(restarts=seen.restarts, last_error=seen.last_error)
         found["state"] = {"url": shown_url(self.stages.config.state), **attrs.asdict(self.thread.health())}
         return found
 

@@ -18,7 +18,7 @@ from twisted.web.server import Site
 
 from bridge.compose.stages import Stages
 from bridge.dispatch import Dispatcher
-from bridge.dispatch.asgi import DECISION, App
+from bridge.dispatch.asgi import DECISION, SHADOW, App
 from bridge.loop import About, set_about
 from bridge.routing import Asks, Decision, Side
 
@@ -59,9 +59,13 @@ def working_for(side: Side, app: App) -> App:
     boot = uuid.uuid4().hex[:8]
 
     async def named(scope: Any, receive: Any, send: Any) -> None:
-        decision = (scope.get("extensions") or {}).get(DECISION)
+        extensions = scope.get("extensions") or {}
+        decision = extensions.get(DECISION)
         route = "-" if decision is None else decision.route.name
-        set_about(About(f"{boot}-{next(numbers)}", route, side.value))
+        facts = About(f"{boot}-{next(numbers)}", route, side.value, SHADOW in extensions)
+        set_about(facts)
+        # Python 3.11 doesn't tell a task's context; whoever reports on it looks here.
+        scope["bgserver.about"] = facts
         await app(scope, receive, send)
 
     return named

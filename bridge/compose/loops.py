@@ -152,4 +152,11 @@ def _claimed(config: Config, loop: LoopConfig, modern: Any) -> Loop:
             "Fill it when the application is made, before its lifespan starts.",
         )
     made: Loop = loops.pop(loop.modern)
+    if not callable(made):
+        raise ConfigError(
+            config.source,
+            f"loop {loop.name!r}.modern",
+            f"app.state.loops[{loop.modern!r}] is a {type(made).__name__}, and can't be called. "
+            "It must be an async function that takes the epoch.",
+        )
     return made

@@ -38,6 +38,7 @@ from bridge.loop import BridgeReactor, Life, StallWatch, Starting, Stopping, as_
 from bridge.loop.stalls import PACKAGES
 from bridge.routing import Decision, Side
 from bridge.state.thread import StateThread
+from bridge.web.access import Logged
 from bridge.web.adopt import Adopted, Adopter
 from bridge.web.front import Road
 from bridge.web.lifespan import Lifespan
@@ -156,7 +157,8 @@ class Server:
         if self._sharing is None:
             assert self.modern is not None
             shares = self.view is not None and self.site is not None
-            self._sharing = SharedSessions(self.modern, self.site, cast("Any", self.view)) if shares else self.modern
+            app = SharedSessions(self.modern, self.site, cast("Any", self.view)) if shares else self.modern
+            self._sharing = app if self.site is None else Logged(app, self.site)
         await self._sharing(scope, receive, send)
 
     # -- binding -----------------------------------------------------------------------
@@ -287,7 +289,7 @@ class Server:
 
     async def _start_loops(self) -> None:
         for loop in self._supervised():
-            self._running.append(asyncio.get_running_loop().create_task(loop.run(), name=f"loop {loop.name}"))
+            self._running.append(self.life.spawn(loop.run(), f"loop {loop.name}"))
         if self.evidence is not None:
             self.life.spawn(self.evidence.keeper.run(), "evidence")
             if self.evidence.feed is not None:
@@ -304,7 +306,7 @@ class Server:
         if self.owns_loop:
             await self.front.start(self.composed, self.app_state)
             if self.state is not None and self.evidence is not None and self.admin.listeners:
-                control = ServerControl(self.stages, self.state, self.evidence)
+                control = ServerControl(self.stages, self.state, self.evidence, self.loops)
                 await self.admin.start(create_admin(control, lambda: figures(self), self.admin_token))
 
     async def _stop_accepting(self) -> None:

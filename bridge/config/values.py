@@ -97,15 +97,17 @@ def an_ignored(value: Any) -> str:
     text = a_text(value)
     if text.startswith("header:") and text != "header:":
         return text.lower()
-    if text == "$" or text.startswith(("$.", "$[")):
+    if text == "$" or text.startswith(("$.", "$[", "effect:", "events")) or text in ("status", "body", "ending"):
         return text
-    raise ValueError(f'{text!r} is neither "header:NAME" nor a path like "$.eta"')
+    raise ValueError(
+        f'{text!r} is neither "header:NAME", nor a path like "$.eta", nor an effect like "effect:row:TABLE.COLUMN"'
+    )
 
 
 def tolerances(value: Any) -> Mapping[str, float]:
     made = {}
     for path, difference in a_table(value).items():
-        if not path.startswith(("$.", "$[")):
-            raise ValueError(f'{path!r} is no path like "$.eta"')
+        if not path.startswith(("$.", "$[", "header:")) and path != "latency":
+            raise ValueError(f'{path!r} is neither a path like "$.eta", nor "header:NAME", nor "latency"')
         made[path] = a_number(0, 1e300)(difference)
     return made

@@ -109,10 +109,13 @@ def _short(text: str) -> str:
     return text if len(text) <= _BODY else text[:_BODY] + "…"
 
 
-def curl(request: dict[str, Any], host: str = "http://127.0.0.1:8000") -> str:
+def curl(request: dict[str, Any]) -> str:
     """
-    The command that asks the same again, secrets left as their tokens.
+    The command that asks the same again, of the host that was asked; secrets are left as
+    their tokens.
     """
+    asked = next((value for name, value in request["headers"] if name == "host"), "127.0.0.1:8000")
+    host = f"http://{asked}"
     query = f"?{request['query']}" if request["query"] else ""
     words = ["curl", "-i"]
     if request["method"] == "HEAD":

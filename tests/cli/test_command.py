@@ -314,7 +314,9 @@ def test_a_running_server_is_asked(folder: Path, bgctl: Bgctl, serve: Callable[.
     assert "nothing was compared" in bgctl("parity", "POST /log").out
     assert bgctl("report").status == 0
     assert bgctl("handoff", "consumer", "live").status == 0
-    assert bgctl("rollback", "--all").out == "POST /log: modern → legacy\n"
+    said = bgctl("rollback", "--all").out
+    assert said.startswith("POST /log: modern → legacy\n")
+    assert "The loop consumer stays live: `bgctl handoff consumer legacy` moves it." in said
     assert bgctl("set", "POST /log", "live").status == 1
     assert bgctl("route", "POST /lag").status == 1
 
