@@ -311,6 +311,10 @@ class Server:
 
     async def _stop_accepting(self) -> None:
         self.front.stop_accepting()
+        # An application may have streams that end only when it is told so.
+        drain = getattr(getattr(self.modern, "state", None), "drain", None)
+        if callable(drain):
+            drain()
         # Told now, awaited after the requests: both drain at the same time.
         for loop in self._supervised():
             loop.close()
