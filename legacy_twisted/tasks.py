@@ -145,10 +145,12 @@ def cancel(connection, taskId):
     )
     if cancelled:
         return row["status"], "CANCELLED"
-    connection.execute(
+    asked = connection.execute(
         "UPDATE tasks SET cancel_requested = 1 WHERE id = :id AND status = 'RUNNING'", id=taskId
     )
-    return row["status"], find(connection, taskId)["status"]
+    now = find(connection, taskId)["status"]
+    # What was read above may be out of date: on PostgreSQL somebody else may have ended it meanwhile.
+    return "RUNNING" if asked else now, now
 
 
 def claim(connection, owner, limit, skipLocked=""):

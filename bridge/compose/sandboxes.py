@@ -91,7 +91,7 @@ class _Legacy:
     async def start(self) -> App:
         loaded = load_legacy(self.config.app, self.settings, self.config.base)
         if loaded.service is None:
-            return ResourceApp(loaded.site, self.reactor)
+            return ResourceApp(loaded.site, self.reactor, overlays=False)
         # The listen calls of this tree alone: they come while it starts, and at no other time.
         mine = Adopter(self.reactor, opens=False)
         before, self.reactor.on_listen = self.reactor.on_listen, mine.__call__  # type: ignore[assignment]
@@ -105,7 +105,7 @@ class _Legacy:
         site = mine.chosen(None)
         if site is None:
             raise ConfigError("legacy.sandbox", "", "the second instance has no Site. Its settings must leave it one.")
-        return ResourceApp(site, self.reactor)
+        return ResourceApp(site, self.reactor, overlays=False)
 
     async def stop(self) -> None:
         service, self._service = self._service, None

@@ -142,6 +142,8 @@ CREATE FUNCTION task_event() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     -- A sequence is drawn in the order of the inserts, not of the commits: a reader that resumes by seq would
     -- skip a row whose transaction was slow. The lock lasts until the commit, so that the two orders are one.
+    -- The triggers are deferred: the lock is the last that a transaction takes, so nobody waits for a row while
+    -- holding it, and transactions that touch the same rows can't wait for each other in a ring.
     PERFORM pg_advisory_xact_lock(7236834521);
     INSERT INTO events (task_id, name, status, attempts, at)
     VALUES (NEW.id, NEW.name, NEW.status, NEW.attempts,
@@ -151,7 +153,8 @@ BEGIN
 END
 $$
 --;
-CREATE TRIGGER tasks_inserted AFTER INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION task_event()
+CREATE CONSTRAINT TRIGGER tasks_inserted AFTER INSERT ON tasks DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION task_event()
 --;
-CREATE TRIGGER tasks_changed AFTER UPDATE OF status ON tasks FOR EACH ROW
-    WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION task_event()
+CREATE CONSTRAINT TRIGGER tasks_changed AFTER UPDATE OF status ON tasks DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION task_event()
