@@ -9,6 +9,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from sqlalchemy import make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .database import Database
@@ -21,8 +22,25 @@ ADVISORY_LOCK = 7236834520
 
 async def migrate(database: Database) -> int:
     """
-    Applies what is missing, and returns the version. Raises ``RefusedToStart`` for a schema newer than ours.
+    Applies what is missing, and returns the version. Raises ``RefusedToStart`` for a schema newer than ours, and for a
+    database that cannot be opened.
     """
+    try:
+        return await _migrate(database)
+    except (SQLAlchemyError, OSError) as error:
+        # Whatever a driver says at this point is about the database that the settings name.
+        said = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise RefusedToStart(
+            f"The database {_shown(database)} cannot be opened ({said}): "
+            "check that it is there, is one of ours, and can be written, or name another in JOBS_DATABASE."
+        ) from error
+
+
+def _shown(database: Database) -> str:
+    return make_url(database.url).render_as_string(hide_password=True)
+
+
+async def _migrate(database: Database) -> int:
     steps = migrations("postgresql" if database.postgresql else "sqlite")
     newest = max(steps)
     async with database.write() as connection:
@@ -30,9 +48,8 @@ async def migrate(database: Database) -> int:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
         present = await _version(connection, database.postgresql)
         if present > newest:
-            shown = make_url(database.url).render_as_string(hide_password=True)
             raise RefusedToStart(
-                f"The database {shown} has schema version {present}, and this program knows {newest}: "
+                f"The database {_shown(database)} has schema version {present}, and this program knows {newest}: "
                 "start the newer program that made it, or name another database in JOBS_DATABASE."
             )
         for version in sorted(number for number in steps if number > present):
