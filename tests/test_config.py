@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -415,3 +416,14 @@ def test_whatever_is_written_is_used_or_refused(text: str) -> None:
         assert str(error).startswith("f.toml: ")
     else:
         assert config.table({}).default.name == "default"
+
+
+def test_what_a_version_lacks_is_refused_wherever_it_is_asked_for() -> None:
+    """
+    A policy knows what its version has, so that a move is refused by name like a start.
+    """
+    config = attrs.evolve(empty_config(BASE), built=frozenset({"stage:legacy"}))
+
+    config.need("stage:legacy", "the stage legacy")
+    with pytest.raises(NotBuiltError, match="the stage live is not part of this version yet"):
+        config.need("stage:live", "the stage live")

@@ -193,12 +193,7 @@ class DocumentComparison:
         return far > 0 and abs(one - two) <= far
 
 
-class _Nothing:
-    def __repr__(self) -> str:
-        return "nothing"
-
-
-_NOTHING = _Nothing()
+_NOTHING = object()
 
 
 def _excerpt(value: Any) -> str:

@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, quote, quote_from_bytes, unquote_to_bytes, u
 import attrs
 
 from bridge.parity.differences import Difference
-from bridge.parity.documents import Members, NotJSON, parse
+from bridge.parity.documents import Members, NotJSON, parse, plain
 from bridge.parity.ids import ID
 from bridge.parity.observe import Headers
 
@@ -221,7 +221,7 @@ class Redactor:
         A value under a name, at any depth.
         """
         if self.is_secret(name) and value is not None and not isinstance(value, bool):
-            return self.token(value if isinstance(value, str) else json.dumps(plain_of(value)))
+            return self.token(value if isinstance(value, str) else json.dumps(plain(value)))
         return self.document(value)
 
     def document(self, value: Any) -> Any:
@@ -337,15 +337,6 @@ class Redactor:
         if hidden:
             return self.token(value if isinstance(value, str) else text)
         return json.dumps(self.document(value), ensure_ascii=False)
-
-
-def plain_of(value: Any) -> Any:
-    """
-    A parsed document as the standard library writes it.
-    """
-    if isinstance(value, Members):
-        return {key: plain_of(each) for key, each in value.pairs}
-    return [plain_of(each) for each in value] if isinstance(value, list) else value
 
 
 def _luhn(text: str) -> bool:

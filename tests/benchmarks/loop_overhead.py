@@ -3,9 +3,10 @@ What the loop room costs: awaiting a Deferred against awaiting a Future, `callLa
 
     python -m tests.benchmarks.loop_overhead [asyncio|uvloop]
 
-CPU time, interleaved rounds, the best of each: noise only ever adds. The promises are 1.3× and 1.1×. A Deferred that nobody
-awaits costs more than a Future already, in Twisted's own code; the ratio is given over the Future alone, and over a
-Future plus a Deferred that don't meet.
+CPU time, interleaved rounds, the best of each: noise only ever adds. The promises are 1.3× and 1.1×.
+A Deferred that nobody awaits costs more than a Future already, in Twisted's own code; the ratio is given over the
+Future alone, and over
+a Future plus a Deferred that don't meet.
 """
 
 from __future__ import annotations

@@ -124,6 +124,8 @@ class Serving:
         else:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.bind(str(unix))
+            # Who connects before the server accepts waits; without this he is refused.
+            self.socket.listen()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
         self.server: uvicorn.Server | None = None

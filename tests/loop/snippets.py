@@ -52,7 +52,8 @@ def run(code: str, *args: str, timeout: float = 30, env: dict[str, str] | None =
 
 
 def finish(command: list[str], timeout: float = 30, env: dict[str, str] | None = None, cwd: Path = ROOT) -> Ran:
-    environ = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'twistd_plugin'}"} | (env or {})
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environ |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'twistd_plugin'}"} | (env or {})
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environ, cwd=cwd)
     except subprocess.TimeoutExpired as exc:
