@@ -131,11 +131,13 @@ def _answer(given: Any, desk: Answers) -> tuple[Any, Callable[[Any, Console], No
 
 
 def _check(config: Config, given: Any) -> int:
+    named = config.legacy is not None or config.modern is not None
     rows = [
         {
             "what": "policy",
-            "ok": True,
-            "found": f"{config.source}: {len(config.routes)} routes, {len(config.loops)} loops",
+            "ok": named,
+            "found": f"{config.source}: {len(config.routes)} routes, {len(config.loops)} loops"
+            + ("" if named else "; it names no application, so no server starts with it"),
         },
         _tried("state", lambda: LocalDesk(config).status(), config.state),
     ]

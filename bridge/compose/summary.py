@@ -30,7 +30,10 @@ def summary(server: Server) -> list[str]:
     if server.loops:
         lines.append("Loops: " + ", ".join(f"{loop.name} {loop.stage().value}" for loop in server.loops) + ".")
     where = "out of reach" if server.state is None else shown_url(server.config.state)
-    lines.append(f"Policy: {server.config.source}. State: {where}. `bgctl status` shows both.")
+    if server.config.source == "options":
+        lines.append(f"Policy: options alone. State: {where}. Write a bgserver.toml, and bgctl has the same policy.")
+    else:
+        lines.append(f"Policy: {server.config.source}. State: {where}. `bgctl status` shows both.")
     if server.owns_loop:
         lines.append("Ctrl-C or SIGTERM stops it, within a few seconds; a second one at once.")
     return lines
