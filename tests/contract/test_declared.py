@@ -76,10 +76,12 @@ def test_a_date_and_a_server_come_once(runner: Runner, target_name: str) -> None
     """
     Where two layers would each add theirs, one of them does: uvicorn's default headers are off under bgserver.
 
-    Attached, uvicorn is started by somebody else, who may say --no-date-header; its Date stands beside legacy's.
+    Attached, uvicorn is started by somebody else, who may say --no-date-header and --no-server-header: without them its
+    two stand beside legacy's.
     """
     answer = ask(runner.address, "GET", "/")
     runner.forget()
 
-    assert (2 if target_name == "attached-legacy" else 1) == len(answer.all("date"))
-    assert 1 >= len(answer.all("server"))
+    most = 2 if target_name == "attached-legacy" else 1
+    assert most == len(answer.all("date"))
+    assert most >= len(answer.all("server"))
