@@ -110,7 +110,7 @@ class View:
     @ivar draining: Whether it has been told to stop and hasn't yet.
     @ivar vacant: Whether the lease has no holder, or one that stopped renewing.
     @ivar lost: Whether our lease turned out to be another's.
-    @ivar stale: Whether the application's fence stands above our lease's epoch.
+    @ivar spent: Whether the loop was started under our lease's epoch before.
     @ivar rested: Whether a loop that died may be started again (its backoff is over).
     @ivar closing: Whether this process is stopping.
     @ivar due: Whether the lease wants its next renewal.
@@ -122,7 +122,7 @@ class View:
     draining: bool
     vacant: bool
     lost: bool
-    stale: bool
+    spent: bool
     rested: bool
     closing: bool
     due: bool
@@ -147,10 +147,12 @@ def next_step(view: View) -> Step:
         if leaving and not view.draining:
             return Step.STOP
         return Step.RENEW if view.due else Step.WAIT
-    if view.closing or view.stale or view.leased is not view.wanted:
+    if view.closing or view.leased is not view.wanted:
         return Step.RELEASE
     if view.rested:
-        return Step.START
+        # An epoch is for one start: a thread that outlived its drain still bears it, and
+        # the fence couldn't tell the two apart.
+        return Step.ACQUIRE if view.spent else Step.START
     # A loop that died keeps the lease while it rests, or it would hop between
     # processes and die in each of them.
     return Step.RENEW if view.due else Step.WAIT

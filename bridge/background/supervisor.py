@@ -126,6 +126,7 @@ class LoopSupervisor:
     _leased: Side | None = attrs.field(default=None, init=False)
     _running: Side | None = attrs.field(default=None, init=False)
     _draining: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+    _spent: bool = attrs.field(default=False, init=False)
     _lost: bool = attrs.field(default=False, init=False)
     _closing: bool = attrs.field(default=False, init=False)
     _deaths: int = attrs.field(default=0, init=False)
@@ -217,7 +218,7 @@ class LoopSupervisor:
             or seen.holder is None
             or now - self._seen_at >= self.patience,
             lost=self._lost,
-            stale=self._mine is not None and self._floor >= self._mine.epoch,
+            spent=self._spent,
             rested=now >= self._rest_until,
             closing=self._closing,
             due=now - self._renewed_at >= self.patience / 3,
@@ -240,19 +241,19 @@ class LoopSupervisor:
 
     async def _acquire(self) -> None:
         side = self.stage().owner
-        taken = await self.leases.acquire(
-            self.name, f"{side.value}:{self.boot}", self._seen, self._floor
-        )
+        seen = self._seen if self._mine is None else self._mine
+        taken = await self.leases.acquire(self.name, f"{side.value}:{self.boot}", seen, self._floor)
         if taken is None:
             self._seen_at = float("-inf")  # somebody was faster: look again
+            self._lost = self._mine is not None
             return
-        self._mine, self._leased = taken, side
+        self._mine, self._leased, self._spent = taken, side, False
         self._renewed_at = self.monotonic()
 
     def _start(self) -> None:
         assert self._mine is not None and self._leased is not None
         side = self._leased
-        self._running = side
+        self._running, self._spent = side, True
         self._started_at = self.monotonic()
         _log.log(self.level, "loop %s: %s starts, epoch %d", self.name, side.value, self._mine.epoch)
         try:
@@ -328,7 +329,7 @@ class LoopSupervisor:
 
     def _forget(self) -> None:
         self._mine = self._leased = None
-        self._lost = False
+        self._lost = self._spent = False
         self._seen_at = float("-inf")
 
 

@@ -22,7 +22,7 @@ from bridge.background.ownership import (
 from bridge.errors import RefusedChangeError
 from bridge.routing.stage import Side
 
-_FLAGS = ("draining", "vacant", "lost", "stale", "rested", "closing", "due")
+_FLAGS = ("draining", "vacant", "lost", "spent", "rested", "closing", "due")
 _SIDES = (None, Side.LEGACY, Side.MODERN)
 
 
@@ -44,18 +44,18 @@ def test_starts_only_what_it_holds_and_the_stage_names():
     for view in _views():
         if next_step(view) is Step.START:
             assert (view.leased, view.running, view.lost) == (view.wanted, None, False)
+            assert not view.spent
             assert not view.closing
 
 
 def test_takes_only_what_is_vacant():
     """
-    A lease is taken only where nobody holds it, and never on the way out.
+    A lease is taken only where nobody holds it, or anew where its epoch is spent; and never on the way out.
     """
     for view in _views():
         if next_step(view) is Step.ACQUIRE:
-            assert view.vacant
             assert not view.closing
-            assert view.leased is None
+            assert view.vacant if view.leased is None else view.spent
 
 
 def test_releases_only_when_nothing_runs():
@@ -117,6 +117,7 @@ class _Process:
     running: tuple[Side, int] | None = None
     draining: bool = False
     lost: bool = False
+    spent: bool = False
     stragglers: list[int] = attrs.field(factory=list)
 
 
@@ -178,7 +179,7 @@ def _step(world: _World, process: _Process, dice: random.Random) -> None:
         draining=process.draining,
         vacant=vacant,
         lost=process.lost,
-        stale=False,
+        spent=process.spent,
         rested=True,
         closing=False,
         due=True,
@@ -187,9 +188,10 @@ def _step(world: _World, process: _Process, dice: random.Random) -> None:
         case Step.ACQUIRE:
             world.epoch += 1
             world.holder = process.name
-            process.leased = (world.stage.owner, world.epoch)
+            process.leased, process.spent = (world.stage.owner, world.epoch), False
         case Step.START:
             assert process.leased is not None
+            process.spent = True
             if process.leased[1] >= world.fence:
                 world.fence = process.leased[1]
                 process.running = process.leased

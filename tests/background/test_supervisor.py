@@ -385,3 +385,23 @@ def test_a_modern_loop_that_returns_or_raises_says_so():
     asyncio.run(main())
 
     assert [None, error] == ends
+
+
+def test_an_epoch_is_for_one_start():
+    """
+    A stage that goes back while its loop drains starts that loop under a new epoch: a thread that outlived the drain
+    still bears the old one, and the fence must tell them apart.
+
+    Seen to fail, and ticks to be doubled, where the lease's epoch was used again.
+    """
+
+    async def case(bench: _Bench) -> None:
+        await bench.settle()
+        bench.loops[Side.LEGACY].drained.clear()
+        bench.stage = LoopStage.LIVE
+        assert Step.STOP is await bench.supervisor.step()
+        bench.stage = LoopStage.LEGACY
+        await asyncio.sleep(0.05)  # the drain's own time-out, which is real time
+        await bench.settle()
+
+    assert ["legacy starts 1", "legacy stops", "legacy starts 2"] == _run(case, drain=0.001).log
