@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import FrameType
@@ -31,26 +32,39 @@ class Reloader:
     """
     @ivar path: The policy's file.
     @ivar reread: Told of the new policy before it counts, to make what belongs to it.
+    @ivar asked: Whether SIGHUP came while the server was still starting.
     """
 
     path: Path
     built: frozenset[str]
     stages: Stages
     reread: Callable[[Config], Awaitable[None]]
+    asked: bool = attrs.field(default=False, init=False)
+    _loop: asyncio.AbstractEventLoop | None = attrs.field(default=None, init=False)
     _before: Any = attrs.field(default=None, init=False)
     _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
 
     def install(self) -> None:
         """
-        From now on SIGHUP reloads.
+        From now on SIGHUP ends nothing; it reloads from L{begin} on.
         """
-        loop = asyncio.get_running_loop()
+        # Not the loop's own way: that takes the wake-up descriptor from whoever has it, and no loop runs yet.
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGHUP, self._heard)
 
-        def heard(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._begin)
+    def begin(self) -> None:
+        """
+        The server is up: reload what was asked for, and at each SIGHUP.
+        """
+        self._loop = asyncio.get_running_loop()
+        if self.asked:
+            self._begin()
 
-        # Not the loop's own way: that takes the wake-up descriptor from whoever has it.
-        self._before = signal.signal(signal.SIGHUP, heard)
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self._loop is None:
+            self.asked = True
+        else:
+            self._loop.call_soon_threadsafe(self._begin)
 
     def uninstall(self) -> None:
         """

@@ -114,7 +114,7 @@ class Server:
     app_state: dict[str, Any] = attrs.field(factory=dict, init=False)
     site: Site | None = attrs.field(default=None, init=False)
     stalls: StallWatch = attrs.field(init=False)
-    reloader: Reloader | None = attrs.field(default=None, init=False)
+    reloader: Reloader | None = attrs.field(init=False)
     started: bool = attrs.field(default=False, init=False)
     _sharing: Any | None = attrs.field(default=None, init=False)
     _resource_app: ResourceApp | None = attrs.field(default=None, init=False)
@@ -142,6 +142,8 @@ class Server:
         self.loops = supervised(
             self.config, service, self.modern, self.state, lambda name: self.stages.snapshot.loops.get(name)
         )
+        policy = self.policy
+        self.reloader = Reloader(policy, self.built, self.stages, self._reread) if policy is not None else None
         self._register()
 
     # -- legacy behind ASGI ------------------------------------------------------------
@@ -173,6 +175,8 @@ class Server:
         if self._bound:
             return
         self._bound = True
+        if self.reloader is not None:
+            self.reloader.install()
         legacy = self.legacy
         if legacy is not None and legacy.service is not None:
             self._privileged = True
@@ -328,9 +332,8 @@ class Server:
 
     async def _watch(self) -> None:
         self.stalls.start()
-        if self.policy is not None:
-            self.reloader = Reloader(self.policy, self.built, self.stages, self._reread)
-            self.reloader.install()
+        if self.reloader is not None:
+            self.reloader.begin()
 
     async def _unwatch(self) -> None:
         self.stalls.stop()

@@ -165,6 +165,48 @@ def test_sighup_reads_the_policy_again(modern: _Running):
     modern.until(lambda: modern.side() == "legacy", "the policy was not read again")
 
 
+EARLY = """
+import os
+import signal
+from pathlib import Path
+
+from twisted.application.service import Service
+
+from legacy_twisted.server import make_service as example
+
+POLICY = Path(__file__).with_name("bgserver.toml")
+
+
+class Changed(Service):
+    def startService(self):
+        POLICY.write_text(POLICY.read_text().replace('stage = "modern"', 'stage = "legacy"'))
+        os.kill(os.getpid(), signal.SIGHUP)
+
+
+def make_service():
+    service = example()
+    Changed().setServiceParent(service)
+    return service
+"""
+
+
+def test_sighup_during_the_start_waits_for_its_end(tmp_path: Path):
+    """
+    What is asked for before the server is up is done when it is, and ends no process. Seen to fail when the handler
+    came with the last step of the start: the process was gone.
+    """
+    (tmp_path / "early.py").write_text(EARLY)
+    policy = POLICY.format(folder=tmp_path, stage="modern").replace("legacy_twisted.server:", "early:")
+    server = start(Target("control", "legacy", "owned"), tmp_path, {}, policy=policy).listening()
+    running = _Running(server, ("", 0), tmp_path)
+    try:
+        running.until(lambda: "The policy was read again" in server.said(), "nothing is said")
+
+        assert "legacy" == running.side()
+    finally:
+        server.kill()
+
+
 def test_a_broken_policy_keeps_the_old_one(modern: _Running):
     """
     After SIGHUP with a broken file the server goes on as before, and says what is wrong where.
