@@ -11,11 +11,21 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import socket
 
 import pytest
 
 pytest_plugins = ["bridge.testing.plugin"]
+
+
+def pytest_configure() -> None:
+    """
+    Ctrl-C means something in the servers that tests start, also where a script runs the tests in the background: a
+    shell starts such commands with SIGINT ignored, and children inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
