@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bridge.errors import BridgeError, ConfigError
     from bridge.loop import as_awaitable, as_deferred, install
     from bridge.routing import Side, Stage
+    from bridge.web.async_render import async_render
     from bridge.web.resource_app import ResourceApp
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Stage",
     "as_awaitable",
     "as_deferred",
+    "async_render",
     "install",
 ]
 
@@ -52,6 +54,7 @@ _HOMES = {
     "Stage": "bridge.routing",
     "as_awaitable": "bridge.loop",
     "as_deferred": "bridge.loop",
+    "async_render": "bridge.web.async_render",
     "install": "bridge.loop",
 }
 

@@ -4,10 +4,12 @@ A Twisted Site on uvicorn's transport or behind ASGI, and everything that listen
 - L{channel}: a Site's C{HTTPChannel} in which only parsing and writing are replaced.
 - L{site_protocol}: its home straight on uvicorn's transport; the hot road.
 - L{resource_app}: its home behind ASGI; L{websocket_app} the same for websockets.
-- L{ordered}, L{parsing}, L{stock}, L{cycle}, L{patience}, L{asks}: what L{site_protocol} is made of.
+- L{ordered}, L{parsing}, L{stock}, L{cycle}, L{patience}, L{asks}, L{watching}: what
+  L{site_protocol} is made of.
 - L{sessions}: the visitor whom both stacks know; copies for shadows. L{observed}: what an
   observed Request carries.
 - L{transport}, L{facade}: asyncio's transports with Twisted's face, and the reverse.
+- L{async_render}: a render method that is a coroutine.
 - L{front}: how a connection finds its Site and who decides.
 - L{load}: what C{--legacy} and C{--modern} name.
 - L{adopt}: the Sites that the user's code listens with.
