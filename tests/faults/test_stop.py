@@ -23,6 +23,13 @@ from tests.faults.test_start import children
 Serve = Callable[..., Server]
 Connect = Callable[[], Database]
 
+SEED = int(os.environ.get("BGSERVER_SEED", "20261122"))
+LONG = os.environ.get("BGSERVER_LONG") == "1"
+GRACE = 4.0
+"""
+Seconds that a server takes to drain, if nothing else is set.
+"""
+
 NAMES = ["legacy", "modern", "owned-legacy", "owned-modern", "attached-modern"]
 
 
@@ -125,3 +132,33 @@ def test_what_was_begun_is_ended(serve: Serve, database: Connect, tmp_path: Path
     settle_all(stored)
     assert (["SUCCESS"] if answer else []) == [row["status"] for row in stored.query("SELECT status FROM tasks")]
     assert [] == list((tmp_path / "data" / "uploads").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600 if LONG else 120)
+@pytest.mark.parametrize("mode", ["owned", "attached"])
+def test_strikes_at_random_moments_lose_nothing(serve: Serve, database: Connect, tmp_path: Path, mode: str) -> None:
+    """
+    SIGTERM at any moment under load: two hundred times in the long form, three times here, on one database. Each time
+    it ends within the grace and a second, with the status of its mode, and leaves nothing behind.
+    """
+    dice = random.Random(SEED)
+    accepted: list[str] = []
+    wrong: list[str] = []
+    for strike in range(200 if LONG else 3):
+        server = serve(f"{mode}-{dice.choice(('legacy', 'modern'))}")
+        with Load(lambda each=server: [each.address], dice, pause=0.005) as load:
+            load.wait_for(dice.randrange(1, 60))
+            begun = time.monotonic()
+            status = server.stop(signal.SIGTERM)
+            took = time.monotonic() - begun
+        accepted += load.accepted
+        if status not in expected_status(mode, signal.SIGTERM) or took > GRACE + 1 + crowd() or load.broken:
+            wrong.append(f"{strike}: status {status} after {took:.1f} s, {load.broken}, {server.last_words()}")
+        wrong += [f"{strike}: {each} is left" for each in lasting(server.process.pid)]
+    stored = database()
+    serve("legacy")
+    settle_all(stored)
+
+    assert [] == wrong
+    prove(stored, tmp_path / "data", accepted)
