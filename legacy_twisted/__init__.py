@@ -15,6 +15,6 @@ It needs Twisted and nothing else (for PostgreSQL, psycopg).  It is run by
 - C{functions}, C{mail}, C{primes}: what tasks do; C{processes}: the pool for
   what would keep all threads busy;
 - C{loops}: what every background loop is; C{rescue}, C{chores}: the others;
-- C{database}, C{notify}, C{presence}, C{requestlog}, C{settings}: what
-  everything stands on.
+- C{database}, C{dialects}, C{notify}, C{presence}, C{requestlog},
+  C{settings}: what everything stands on.
 """

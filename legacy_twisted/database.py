@@ -1,20 +1,18 @@
 """
 The database: SQLite in WAL mode, or PostgreSQL, behind four verbs.
 
-C{read} and C{write} are for the reactor's thread and give Deferreds (an
-adbapi pool does the work); C{readNow} and C{writeNow} block, and are for
-threads that may.  All four run C{interaction(connection, *args)} in one
-transaction; a L{Connection} has C{execute}, C{row} and C{rows}, with
-C{:names} for parameters.
+C{read} and C{write} are for the reactor's thread and give Deferreds (adbapi
+pools do the work); C{readNow} and C{writeNow} block, and are for threads
+that may.  All four run C{interaction(connection, *args)} in one transaction;
+a L{Connection} has C{execute}, C{row} and C{rows}, with C{:names} for
+parameters.
 
-On SQLite a write begins with BEGIN IMMEDIATE: a transaction that reads
-first and then writes would be told "locked" at once, whatever the timeout.
+Readers and writers have pools of their own: writers may have to wait for
+another process's, and would take a common pool's threads with them.
 """
 
 import contextlib
-import os
 import re
-import sqlite3
 import threading
 import weakref
 
@@ -24,196 +22,13 @@ from twisted.internet import defer, threads
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-MIGRATIONS = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "modern_fastapi", "migrations"
-)
-BUSY = 30.0  # seconds that a SQLite writer waits for another process
+from legacy_twisted.dialects import Connection, PostgreSQL, SQLite, migrations
 
 
 class DatabaseError(Exception):
     """
     The database can't be used: one line with the remedy.
     """
-
-
-class Connection:
-    """
-    One transaction on one DB-API connection.
-    """
-
-    def __init__(self, raw, translate):
-        self._raw = raw
-        self._translate = translate
-
-    def execute(self, sql, **values):
-        """
-        @return: the number of rows that were changed.
-        """
-        return self._raw.execute(self._translate(sql), values).rowcount
-
-    def row(self, sql, **values):
-        """
-        @return: the first row, a mapping, or L{None}.
-        """
-        return self._raw.execute(self._translate(sql), values).fetchone()
-
-    def rows(self, sql, **values):
-        return self._raw.execute(self._translate(sql), values).fetchall()
-
-
-@contextlib.contextmanager
-def endOf(raw):
-    """
-    Commit, or roll back and let the error pass.
-    """
-    try:
-        yield
-        raw.execute("COMMIT")
-    except BaseException:
-        # The connection may be broken; what went wrong first is the news.
-        with contextlib.suppress(Exception):
-            raw.rollback()
-        raise
-
-
-class SQLite:
-    """
-    What is special about SQLite.
-    """
-
-    module = "sqlite3"
-    skipLocked = ""
-    locks = ("", "")
-
-    def __init__(self, url):
-        self.path = url[len("sqlite:///") :]
-        # Writers of this process queue here: SQLite's own waiting is a
-        # sleep that grows, and loses to whoever comes later.
-        self.writing = threading.Lock()
-
-    def connectArguments(self):
-        return (self.path,), {
-            "timeout": BUSY,
-            "isolation_level": None,
-            "check_same_thread": False,
-        }
-
-    def opened(self, raw):
-        raw.row_factory = sqlite3.Row
-        raw.execute("PRAGMA journal_mode = WAL")
-        raw.execute("PRAGMA synchronous = FULL")
-
-    def connect(self):
-        arguments, keywords = self.connectArguments()
-        raw = sqlite3.connect(*arguments, **keywords)
-        try:
-            self.opened(raw)
-        except BaseException:
-            raw.close()
-            raise
-        return raw
-
-    @contextlib.contextmanager
-    def transaction(self, raw, writes):
-        with self.writing if writes else contextlib.nullcontext():
-            raw.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-            with endOf(raw):
-                yield
-
-    def translate(self, sql):
-        return sql
-
-    def broken(self, raw):
-        return False
-
-    def dataVersion(self, raw):
-        return raw.execute("PRAGMA data_version").fetchone()[0]
-
-    def lock(self, connection):
-        """
-        BEGIN IMMEDIATE has locked already.
-        """
-
-    def version(self, connection):
-        found = connection.row(
-            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'"
-        )
-        return currentVersion(connection, found)
-
-
-class PostgreSQL:
-    """
-    What is special about PostgreSQL.
-    """
-
-    module = "psycopg"
-    skipLocked = " FOR UPDATE OF t SKIP LOCKED"
-    # To read a row that must not change meanwhile; and one that we will
-    # change: two that share it first would wait for each other.
-    locks = (" FOR SHARE", " FOR UPDATE")
-
-    def __init__(self, url):
-        self.url = url
-        self._translated = {}
-
-    def connectArguments(self):
-        from psycopg.rows import dict_row
-
-        return (self.url,), {"autocommit": True, "row_factory": dict_row, "connect_timeout": 5}
-
-    def opened(self, raw):
-        pass
-
-    def connect(self):
-        import psycopg
-
-        arguments, keywords = self.connectArguments()
-        return psycopg.connect(*arguments, **keywords)
-
-    @contextlib.contextmanager
-    def transaction(self, raw, writes):
-        raw.execute("BEGIN" if writes else "BEGIN READ ONLY")
-        with endOf(raw):
-            yield
-
-    def translate(self, sql):
-        try:
-            return self._translated[sql]
-        except KeyError:
-            named = re.sub(r"(?<!:):([a-z_]+)", r"%(\1)s", sql.replace("%", "%%"))
-            return self._translated.setdefault(sql, named)
-
-    def broken(self, raw):
-        return raw.closed
-
-    def dataVersion(self, raw):
-        return None
-
-    def lock(self, connection):
-        connection.row("SELECT pg_advisory_xact_lock(7236834522)")
-
-    def version(self, connection):
-        found = connection.row("SELECT to_regclass('schema_version') AS found")["found"]
-        return currentVersion(connection, found)
-
-
-def currentVersion(connection, found):
-    if not found:
-        return 0
-    row = connection.row("SELECT max(version) AS version FROM schema_version")
-    return row["version"] or 0
-
-
-def migrations(flavour):
-    """
-    The schema's steps, (version, statements), as data.
-    """
-    folder = os.path.join(MIGRATIONS, flavour)
-    for name in sorted(os.listdir(folder)):
-        if name.endswith(".sql"):
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                statements = re.split(r"(?m)^--;\s*$", file.read())
-            yield int(name.split("_")[0]), statements
 
 
 class Own:
@@ -235,12 +50,16 @@ class Own:
 
 class Database(service.Service):
     """
-    The child C{database} of the server's tree.  Its pool is made when it
+    The child C{database} of the server's tree.  Its pools are made when it
     starts, not before: threads don't survive twistd's fork.
+
+    @ivar pool: the readers' pool, and L{None} while nothing may be asked.
+    @ivar writers: the other one.
     """
 
     log = Logger()
     pool = None
+    writers = None
 
     def __init__(self, url, reactor, size=4):
         self.url = url
@@ -290,13 +109,17 @@ class Database(service.Service):
 
     def startService(self):
         service.Service.startService(self)
+        self.pool = self._makePool(self.size)
+        self.writers = self._makePool(self.engine.writers)
+
+    def _makePool(self, size):
         arguments, keywords = self.engine.connectArguments()
-        self.pool = adbapi.ConnectionPool(
+        return adbapi.ConnectionPool(
             self.engine.module,
             *arguments,
             cp_reactor=self.reactor,
             cp_min=1,
-            cp_max=self.size,
+            cp_max=size,
             cp_openfun=self.engine.opened,
             cp_noisy=False,
             **keywords,
@@ -304,27 +127,29 @@ class Database(service.Service):
 
     def stopService(self):
         service.Service.stopService(self)
-        pool, self.pool = self.pool, None
+        pools = [pool for pool in (self.pool, self.writers) if pool is not None]
+        self.pool = self.writers = None
         opened, self._opened = self._opened, weakref.WeakSet()
         self._mine = threading.local()
-        if pool is None:
-            return None
-        return self._close(pool, opened)
+        running = [pool for pool in pools if pool.running]
+        for pool in pools:
+            if pool not in running:
+                pool.close()
+        return self._close(running, opened) if running else None
 
-    def _close(self, pool, opened):
-        if not pool.running:
-            pool.close()
-            return None
-        # Closing joins the pool's threads, which would stop the reactor
+    def _close(self, pools, opened):
+        # Closing joins the pools' threads, which would stop the reactor
         # until the last query has ended: a thread of its own waits instead.
-        self.reactor.removeSystemEventTrigger(pool.shutdownID)
+        for pool in pools:
+            self.reactor.removeSystemEventTrigger(pool.shutdownID)
         closer = ThreadPool(0, 1, name="database-close")
         closer.start()
 
         def close():
             for own in list(opened):
                 own.close()
-            pool.finalClose()
+            for pool in pools:
+                pool.finalClose()
 
         def closed(result):
             closer.stop()
@@ -352,7 +177,8 @@ class Database(service.Service):
         if self.pool is None:
             # adbapi would drop the call without a word.
             return defer.fail(DatabaseError("the database is closed"))
-        return self.pool.runWithConnection(self._pooled, writes, interaction, *args, **kwargs)
+        pool = self.writers if writes else self.pool
+        return pool.runWithConnection(self._pooled, writes, interaction, *args, **kwargs)
 
     def _pooled(self, raw, writes, interaction, *args, **kwargs):
         try:

@@ -10,7 +10,8 @@ import threading
 import pytest
 from twisted.internet import task
 
-from legacy_twisted.database import Connection, Database, DatabaseError, withoutPassword
+from legacy_twisted.database import Database, DatabaseError, withoutPassword
+from legacy_twisted.dialects import Connection
 
 
 @pytest.fixture
