@@ -4,10 +4,8 @@ Mail: a real dialogue with a real SMTP server, encrypted and with a login where 
 
 from __future__ import annotations
 
-import datetime
 import email
 import email.policy
-import ipaddress
 import os
 import smtplib
 import socket
@@ -16,11 +14,9 @@ import ssl
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from legacy_twisted import mail, tasks
+from tests.certificates import self_signed
 
 
 class Attempt:
@@ -142,28 +138,7 @@ def certificate(tmp_path):
     """
     A certificate for 127.0.0.1 that signs itself.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "cert.pem"
-    path.write_bytes(
-        signed.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return path
+    return self_signed(tmp_path)
 
 
 def login(server, session, envelope, mechanism, data):
@@ -175,8 +150,7 @@ def guarded(jobs, mailbox, certificate):
     """
     A server that wants STARTTLS, and then a login.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context = certificate.context()
 
     class Guarded(Controller):
         def factory(self):
@@ -201,7 +175,7 @@ def test_encrypted_and_logged_in(jobs, guarded, mailbox, certificate, monkeypatc
     """
     STARTTLS first, then the login, then the message.
     """
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.public))
 
     mail.deliver(Attempt(jobs), "a@example.org", "s", "b")
 
@@ -222,7 +196,7 @@ def test_a_wrong_password(jobs, guarded, mailbox, certificate, monkeypatch):
     """
     A refused login is an error of the attempt.
     """
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.public))
     object.__setattr__(jobs.settings, "smtp_password", "wrong")
 
     with pytest.raises(smtplib.SMTPAuthenticationError):

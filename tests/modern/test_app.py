@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 from email.message import EmailMessage
@@ -22,6 +21,7 @@ import pytest
 
 from modern_fastapi.processes import Processes
 from modern_fastapi.tasks.numbers import primes_between
+from tests.certificates import self_signed
 from tests.modern.application import Running, run, running, services
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -281,12 +281,7 @@ def test_wrong_certificate_is_refused(tmp_path: Path) -> None:
     """
     STARTTLS with a certificate that nobody trusts is no encryption: the mail waits.
     """
-
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=mail.test", "-days", "1"]
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context = self_signed(tmp_path).context()
 
     async def scenario() -> None:
         mailbox = Mailbox()

@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.web.resource import Resource
 
 from bridge.errors import ListenError, SiteChoiceError
+from tests.certificates import self_signed
 from tests.web.served import Client, on_loop, until
 
 
@@ -313,7 +314,8 @@ async def test_tls_context_of_the_application(tmp_path: Path) -> None:
     from twisted.internet import reactor
     from twisted.internet.ssl import DefaultOpenSSLContextFactory
 
-    key, cert = certificate(tmp_path)
+    made = self_signed(tmp_path)
+    key, cert = str(made.private), str(made.public)
     trusting = ssl.create_default_context(cafile=cert)
     trusting.check_hostname = False
     async with adopting() as (_adopter, front):
@@ -356,7 +358,8 @@ async def test_tls_back_pressure_and_disconnect(tmp_path: Path) -> None:
     root = Resource()
     root.putChild(b"big", File(str(tmp_path / "big")))
     root.putChild(b"never", Never())
-    key, cert = certificate(tmp_path)
+    made = self_signed(tmp_path)
+    key, cert = str(made.private), str(made.public)
     trusting = ssl.create_default_context(cafile=cert)
     trusting.check_hostname = False
     async with adopting() as (_adopter, front):
@@ -374,35 +377,3 @@ async def test_tls_back_pressure_and_disconnect(tmp_path: Path) -> None:
         with suppress(OSError):
             await client.writer.wait_closed()
         await asyncio.wrap_future(_future(port.stopListening()))
-
-
-def certificate(folder: Path) -> tuple[str, str]:
-    """
-    A key and a certificate of its own, for 127.0.0.1.
-    """
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    form, none = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (folder / "key.pem").write_bytes(key.private_bytes(pem, form, none))
-    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
-    return str(folder / "key.pem"), str(folder / "cert.pem")
