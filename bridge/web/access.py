@@ -16,6 +16,7 @@ from bridge.web.transport import address_of
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 App = Callable[..., Awaitable[None]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class Answered:
@@ -23,10 +24,27 @@ class Answered:
     A request that was answered behind ASGI, as a Site's log formatter looks at one.
     """
 
-    def __init__(self, scope: Scope) -> None:
+    __slots__ = ("_log", "_scope", "_send", "code", "sentLength")
+
+    def __init__(self, scope: Scope, send: Send, log: Callable[[Any], object]) -> None:
         self._scope = scope
+        self._send = send
+        self._log = log
         self.code = 500
         self.sentLength = 0
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """
+        The application's C{send}. Plain, since every answer of FastAPI pays for each
+        coroutine here; the line is written as the last part goes.
+        """
+        if message["type"] == "http.response.start":
+            self.code = message["status"]
+        elif message["type"] == "http.response.body":
+            self.sentLength += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._log(self)
+        return self._send(message)
 
     @property
     def method(self) -> bytes:
@@ -69,19 +87,7 @@ class Logged:
         self.app = app
         self.site = site
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or SHADOW in (scope.get("extensions") or {}):
-            await self.app(scope, receive, send)
-            return
-        answered = Answered(scope)
-
-        async def watching(message: Message) -> None:
-            await send(message)
-            if message["type"] == "http.response.start":
-                answered.code = message["status"]
-            elif message["type"] == "http.response.body":
-                answered.sentLength += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    self.site.log(answered)
-
-        await self.app(scope, receive, watching)
+    def __call__(self, scope: Scope, receive: Any, send: Send) -> Awaitable[None]:
+        if scope["type"] != "http" or SHADOW in (scope.get("extensions") or ()):
+            return self.app(scope, receive, send)
+        return self.app(scope, receive, Answered(scope, send, self.site.log).send)
