@@ -1,0 +1,157 @@
+"""
+What a FastAPI application pays for the harness: requests a second and CPU microseconds a request under bare uvicorn,
+under `twistd bgserver` alone, and there beside a legacy application whose access log is off.
+
+    python -m tests.benchmarks.web_modern [--rounds 5] [--seconds 3]
+
+Needs wrk on the path. Interleaved rounds, medians. The promise is 0.97 of bare uvicorn; on shared cores read the ratio
+of requests as ±15 %; that of CPU is the steadier one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.benchmarks import web_throughput
+from tests.benchmarks.web_throughput import REPORT, ROOT, measure
+
+APP = """
+from fastapi import FastAPI
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+app = FastAPI()
+
+
+@app.get("/hello")
+async def hello() -> str:
+    return "Hello, world!"
+
+
+@app.get("/items/{item_id}")
+async def item(item_id: int) -> dict[str, int]:
+    return {"id": item_id}
+
+
+def legacy() -> Site:
+    site = Site(Resource())
+    site.log = lambda request: None
+    return site
+"""
+MODERN = """
+listen = ["tcp:{port}:interface=127.0.0.1"]
+
+[modern]
+app = "application:app"
+
+[routes]
+stage = "modern"
+
+[[route]]
+match = "GET /hello"
+
+[[route]]
+match = "GET /items/{{item_id}}"
+"""
+LEGACY = """
+[legacy]
+app = "application:legacy"
+"""
+VARIANTS = {"uvicorn": "", "bgserver": MODERN, "beside": MODERN + LEGACY}
+PATHS = ("/hello", "/items/7")
+
+
+class Server(web_throughput.Server):
+    """
+    One of them, in a process of its own.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.folder = folder / name
+        self.folder.mkdir()
+        (self.folder / "application.py").write_text(APP)
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self.port = found.getsockname()[1]
+        if name == "uvicorn":
+            command = ["-m", "uvicorn", "application:app", f"--port={self.port}", "--no-access-log"]
+        else:
+            (self.folder / "bgserver.toml").write_text(VARIANTS[name].format(port=self.port))
+            command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "bgserver"]
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "twistd_plugin"), str(self.folder)])
+        self.log = self.folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": paths},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        self.stop()
+        raise SystemExit(f"no server:\n{self.log.read_text()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        script = folder / "report.lua"
+        script.write_text(REPORT)
+        servers: dict[str, Server] = {}
+        try:
+            for name in VARIANTS:
+                servers[name] = Server(name, folder)
+            table(options.rounds, options.seconds, servers, str(script))
+        finally:
+            for server in servers.values():
+                server.stop()
+
+
+def table(rounds: int, seconds: int, servers: dict[str, Server], script: str) -> None:
+    """
+    Run the rounds and print what they gave.
+    """
+    for path in PATHS:
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
+        for server in servers.values():
+            measure(server, path, script, 1)
+        for _ in range(rounds):
+            for name, server in servers.items():
+                found[name].append(measure(server, path, script, seconds))
+        medians = {
+            name: (statistics.median(rate for rate, _ in each), statistics.median(cpu for _, cpu in each))
+            for name, each in found.items()
+        }
+        base, cost = medians["uvicorn"]
+        for name, (rate, cpu) in medians.items():
+            print(
+                f"{path:9} {name:9} {rate:9.0f}/s {rate / base:5.2f}×  {cpu:7.1f} µs {cost / cpu:5.2f}×",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
