@@ -4,9 +4,9 @@ What the loop room costs: awaiting a Deferred against awaiting a Future, `callLa
     python -m tests.benchmarks.loop_overhead [asyncio|uvloop]
 
 CPU time, interleaved rounds, the best of each: noise only ever adds. The promises are 1.3× and 1.1×.
-Where uvloop runs, a Deferred that is made and fired, and that nobody awaits, costs nearly half of what a Future does from
-being made to being awaited; nothing on this side of Twisted's own code can take that away. So the ratio is given over a
-Future alone, and over a Future and a Deferred that don't meet.
+Where uvloop runs, a Deferred that is made and fired, and that nobody awaits, costs nearly half of what a Future does
+from being made to being awaited; nothing on this side of Twisted's own code can take that away. So the ratio is given
+over a Future alone, and over a Future and a Deferred that don't meet.
 """
 
 from __future__ import annotations
