@@ -18,7 +18,8 @@ from twisted.web.server import Site
 
 from bridge.compose.stages import Stages
 from bridge.dispatch import Dispatcher
-from bridge.dispatch.asgi import DECISION, SHADOW, App
+from bridge.dispatch.asgi import DECISION, SHADOW, App, Scope
+from bridge.dispatch.watch import Watch
 from bridge.loop import About, set_about
 from bridge.routing import Asks, Decision, Side
 
@@ -114,6 +115,12 @@ class Composed:
         decision = self._server.stages.table.value.decide(method, raw_path, asks)
         set_about(facts_of(decision))
         return decision
+
+    def watch(self, decision: Decision, scope: Scope | None) -> Watch | None:
+        """
+        Who sees a request of the hot road: what the dispatcher would have made of it.
+        """
+        return self._server.dispatcher.watch(decision, scope)
 
     def site_for(self, listener: object) -> Any | None:
         """

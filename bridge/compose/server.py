@@ -186,7 +186,7 @@ class Server:
             self.site = legacy.site
         if self.owns_loop:
             for endpoint in self._endpoints():
-                self.front.bind(endpoint, self.site, self.composed.decide)
+                self.front.bind(endpoint, self.site, self.composed.decide, self.composed.watch)
             for adopted in self.adopter.adopted:
                 self._serve(adopted)
             self.adopter.on_adopt = self._serve
@@ -203,7 +203,8 @@ class Server:
     def _serve(self, adopted: Adopted) -> None:
         if self.adopter.opens:
             moves = self.site is None or adopted.site is self.site
-            self.front.add(adopted, decide=self.composed.decide if moves else None)
+            decide, watch = (self.composed.decide, self.composed.watch) if moves else (None, None)
+            self.front.add(adopted, decide=decide, watch=watch)
 
     # -- starting and stopping ---------------------------------------------------------
 
@@ -275,7 +276,7 @@ class Server:
             self.site = self.adopter.chosen(self.config.site)
             for listener in self.front.listeners:
                 if self.site is not None and listener.adopted.site not in self.adopter.sites:
-                    listener.road = Road(self.site, self.composed.decide)
+                    listener.road = Road(self.site, self.composed.decide, self.composed.watch)
 
     async def _stop_legacy(self) -> None:
         if self.legacy is not None and self.legacy.service is not None and self.legacy.service.running:

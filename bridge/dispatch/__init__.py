@@ -3,6 +3,7 @@ Carries decisions out: answers, tees, shadows, and breaks the circuit.
 
 - L{dispatcher}: one request's way.
 - L{asgi}, L{asks}, L{tape}, L{tee}: what it is made of.
+- L{watch}: the same for a request that legacy answers without ASGI.
 - L{shadows}, L{run}, L{circuit}: the other side, afterwards, for nobody.
 - L{trial}: the facts that come out of it.
 """

@@ -20,11 +20,13 @@ import attrs
 from bridge.dispatch.asgi import DECISION, EFFECTS, App, Message, Receive, Scope, Send
 from bridge.dispatch.asks import ScopeAsks
 from bridge.dispatch.shadows import ShadowQueue
-from bridge.dispatch.tape import Tape, tape_of
+from bridge.dispatch.tape import Received, Tape
 from bridge.dispatch.tee import Tee
+from bridge.dispatch.trial import Dropped
+from bridge.dispatch.watch import Counted, Observed, Watch, offer_taped
 from bridge.errors import BridgeError
-from bridge.parity.observe import Ending, Recording
-from bridge.routing import Cell, Decision, Effects, RouteTable, Side, Stage
+from bridge.parity.observe import Ending
+from bridge.routing import Cell, Decision, RouteTable, Side
 
 
 class LifespanRefused(BridgeError):
@@ -65,13 +67,26 @@ class Dispatcher:
         decision = extensions.get(DECISION) if extensions else None
         if decision is None:
             decision = self._decide(scope)
-        if decision.shadows is None:
-            if decision.route.effects is not Effects.EXTERNAL or not watched(decision, scope):
-                return await self.sides[decision.answers](scope, receive, send)
-            return await self._watch(decision, scope, receive, send)
-        if scope["type"] == "websocket":
+        if not decision.watched or scope["type"] == "websocket":
             return await self.sides[decision.answers](scope, receive, send)
+        if decision.shadows is None:
+            return await self._count(decision, scope, receive, send)
         return await self._observe(decision, scope, receive, send)
+
+    def watch(self, decision: Decision, scope: Scope | None) -> Watch | None:
+        """
+        Who sees a request that is answered without ASGI, by the same rules.
+
+        @param scope: The request, as a shadow would get it; None if ASGI has no words
+            for it.
+        @return: None if there is nothing to see.
+        """
+        if decision.shadows is None:
+            return Counted(decision, self.shadows, self.clock)
+        if scope is None:
+            self.shadows.drop(decision, Dropped.FOREIGN)
+            return None
+        return Observed(decision, scope, self.shadows, self.clock)
 
     def _decide(self, scope: Scope) -> Decision:
         kind = scope["type"]
@@ -89,7 +104,7 @@ class Dispatcher:
 
     async def _observe(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         shadows, clock = self.shadows, self.clock
-        tape = tape_of(receive, shadows.limits.body)
+        received = Received(receive, Tape(shadows.limits.body))
         seen = shadows.recording(decision, clock())
         # Applications write into their scope: the shadow gets it as it came.
         pristine = copy_of(scope)
@@ -99,7 +114,7 @@ class Dispatcher:
             nonlocal offered
             if not offered:
                 offered = True
-                self._offer(decision, pristine, tape, seen)
+                offer_taped(shadows, decision, pristine, received.tape, seen)
 
         def after_part(last: bool) -> None:
             if last:
@@ -110,57 +125,41 @@ class Dispatcher:
 
         watching = Tee(send, seen, clock, after_part)
         try:
-            await self.sides[decision.answers](with_extension(scope, EFFECTS, seen.effect), tape.receive, watching.send)
+            await self.sides[decision.answers](
+                with_extension(scope, EFFECTS, seen.effect), received.receive, watching.send
+            )
         except asyncio.CancelledError:
             seen.closed(Ending.LEFT, clock())
             raise
         except BaseException as e:
-            seen.closed(Ending.LEFT if tape.left else Ending.RAISED, clock(), type(e).__name__)
+            seen.closed(Ending.LEFT if received.left else Ending.RAISED, clock(), type(e).__name__)
             raise
         else:
             if watching.over:
                 seen.closed(Ending.COMPLETE, clock())
             else:
-                seen.closed(Ending.LEFT if tape.left else Ending.SHORT, clock())
+                seen.closed(Ending.LEFT if received.left else Ending.SHORT, clock())
         finally:
             offer()
 
-    def _offer(self, decision: Decision, scope: Scope, tape: Tape, seen: Recording) -> None:
-        missing = tape.missing(scope)
-        if missing is not None:
-            self.shadows.drop(decision, missing)
-        else:
-            self.shadows.offer(decision, scope, tape.chunks, seen)
-
-    async def _watch(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
-        # Nothing may shadow here, so that a canary is judged by its own errors.
-        status = 0
+    async def _count(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
+        counted = Counted(decision, self.shadows, self.clock)
+        received = Received(receive, Tape(0))
 
         async def watching(message: Message) -> None:
-            nonlocal status
             await send(message)
             if message["type"] == "http.response.start":
-                status = message["status"]
+                counted.started(message["status"], (), self.clock())
 
-        began = self.clock()
         try:
-            await self.sides[decision.answers](scope, receive, watching)
+            await self.sides[decision.answers](scope, received.receive, watching)
         except asyncio.CancelledError:
             raise
         except BaseException:
-            self.shadows.answered(decision, 599, self.clock() - began)
+            counted.closed(Ending.RAISED, self.clock())
             raise
         else:
-            self.shadows.answered(decision, status, self.clock() - began)
-
-
-def watched(decision: Decision, scope: Scope) -> bool:
-    """
-    Whether a request without a shadow is judged by its errors alone.
-    """
-    route = decision.route
-    moving = route.stage in (Stage.CANARY, Stage.LIVE)
-    return moving and route.effects is Effects.EXTERNAL and scope["type"] == "http"
+            counted.closed(Ending.LEFT if received.left else Ending.COMPLETE, self.clock())
 
 
 def raw_path(scope: Scope) -> bytes:

@@ -20,34 +20,25 @@ from bridge.dispatch.trial import Dropped
 @attrs.define(eq=False)
 class Tape:
     """
-    C{receive} for the answering side, which keeps what it passes on.
+    What is kept of one body.
+
+    @ivar ended: Whether it came to its end.
     """
 
-    source: Receive
     limit: int
     chunks: list[bytes] = attrs.field(factory=list)
     size: int = 0
     ended: bool = False
-    left: bool = False
 
-    async def receive(self) -> Message:
+    def keep(self, body: bytes) -> None:
         """
-        Pass the next message on.
+        The next part of it.
         """
-        message = await self.source()
-        if message["type"] == "http.request":
-            body = message.get("body", b"")
-            if body:
-                self.size += len(body)
-                if self.size <= self.limit:
-                    self.chunks.append(bytes(body))
-                else:
-                    self.chunks.clear()
-            if not message.get("more_body", False):
-                self.ended = True
-        elif message["type"] == "http.disconnect":
-            self.left = True
-        return message
+        self.size += len(body)
+        if self.size <= self.limit:
+            self.chunks.append(bytes(body))
+        else:
+            self.chunks.clear()
 
     def missing(self, scope: Scope) -> Dropped | None:
         """
@@ -70,11 +61,32 @@ def announces_body(scope: Scope) -> bool:
     return False
 
 
-def tape_of(receive: Receive, limit: int) -> Tape:
+@attrs.define(eq=False)
+class Received:
     """
-    A tape over a C{receive}, that keeps C{limit} bytes at most.
+    C{receive} for the answering side, whose body is kept on a tape.
+
+    @ivar left: Whether the client went away.
     """
-    return Tape(receive, limit)
+
+    source: Receive
+    tape: Tape
+    left: bool = False
+
+    async def receive(self) -> Message:
+        """
+        Pass the next message on.
+        """
+        message = await self.source()
+        if message["type"] == "http.request":
+            body = message.get("body", b"")
+            if body:
+                self.tape.keep(body)
+            if not message.get("more_body", False):
+                self.tape.ended = True
+        elif message["type"] == "http.disconnect":
+            self.left = True
+        return message
 
 
 @attrs.define(eq=False)

@@ -24,6 +24,7 @@ class Dropped(enum.Enum):
     FULL = "full"  # too many requests wait
     HEAVY = "heavy"  # those that wait hold too many bytes
     LONG_BODY = "long_body"  # the request's body is past the tape's limit
+    FOREIGN = "foreign"  # only legacy understands the request: ASGI has no words for it
     UNREAD_BODY = "unread_body"  # the answering side left the body unread
     OPEN = "open"  # the route's shadows ran out of time again and again
     UNSEEDED = "unseeded"  # the sandbox is being seeded

@@ -92,12 +92,23 @@ def _name(pattern: Pattern | None) -> str:
 class Decision:
     """
     Who answers one request, who is only observed, and why.
+
+    @ivar watched: Whether somebody wants to see the answer: for its shadow, or, where
+        nothing may shadow, to judge a canary by its errors.
     """
 
     route: Route
     answers: Side
     shadows: Side | None
     because: str
+    watched: bool = attrs.field(init=False, default=attrs.Factory(lambda self: _watched(self), takes_self=True))
+
+
+def _watched(decision: Decision) -> bool:
+    if decision.shadows is not None:
+        return True
+    route = decision.route
+    return route.effects is Effects.EXTERNAL and route.stage in (Stage.CANARY, Stage.LIVE)
 
 
 def canary_place(salt: str, subject: bytes) -> int:
@@ -119,6 +130,7 @@ class Fate:
 
     @ivar fixed: The only outcome, where there is one: no question is asked then.
     @ivar watched: The outcomes with a shadow, by side; C{alone} those without.
+    @ivar sample: Share of the requests that are watched.
     """
 
     route: Route
@@ -199,7 +211,7 @@ def fate(route: Route, force_legacy: bool = False) -> Fate:
     if route.selector.kind is SelectorKind.PATH:
         assert route.pattern is not None
         place = route.pattern.place(route.selector.name)
-    return Fate(route, None, watched, alone, round(route.weight * 100), place)
+    return Fate(route, None, watched, alone, round(route.weight * 100), place, sample)
 
 
 def _fixed(route: Route, decision: Decision) -> Fate:

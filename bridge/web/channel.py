@@ -25,7 +25,7 @@ from twisted.web.http import HTTPChannel, HTTPFactory, Request
 from twisted.web.http_headers import InvalidHeaderName, _nameEncoder
 from twisted.web.iweb import INonQueuedRequestFactory
 
-from bridge.parity.observe import Ending, Recorder
+from bridge.parity.observe import Ending, Headers
 
 RawHeaders = list[tuple[bytes, bytes]]
 # Above this, joining costs more than a second write.
@@ -51,6 +51,18 @@ def channel_class(site: Any, base: Any) -> Any:
     if own is HTTPChannel or not issubclass(own, HTTPChannel):
         return base
     return _mixed(base, own)  # type: ignore[arg-type]
+
+
+class Records(Protocol):
+    """
+    What a channel tells of one answer: L{bridge.parity.observe.Recorder}, and L{Watch}.
+    """
+
+    def started(self, status: int, headers: Headers, at: float) -> None: ...
+
+    def wrote(self, data: bytes) -> None: ...
+
+    def closed(self, how: Ending, at: float, error: str = "") -> object: ...
 
 
 class Home(Protocol):
@@ -81,7 +93,7 @@ class Channel(HTTPChannel):
     _size = 0
     _rendering = False
     _context: Context | None = None
-    recorder: Recorder | None = None
+    recorder: Records | None = None
     # The transport's TCP_NODELAY is the server's business, and timeouts its home's.
     _savedTimeOut = None
 
@@ -262,7 +274,7 @@ class Channel(HTTPChannel):
         del self.requests[0]
         self._handlingRequest = False
         self._flush()
-        self._record(Ending.COMPLETE)
+        self.record(Ending.COMPLETE)
         self.home.answered(bool(self.persistent))
 
     def loseConnection(self) -> Any:
@@ -283,12 +295,21 @@ class Channel(HTTPChannel):
             self._requestProducer.stopProducing()
         # Whoever took the connection over has put its own method here.
         self.connectionLost(reason)
-        self._record(Ending.LEFT)
+        if self.recorder is None:
+            return
+        if self.transport.disconnecting:
+            # It was the application that closed it; behind ASGI that is this error.
+            self.record(Ending.RAISED, ConnectionAbortedError.__name__)
+        else:
+            self.record(Ending.LEFT)
 
-    def _record(self, how: Ending) -> None:
+    def record(self, how: Ending, error: str = "") -> None:
+        """
+        The answer that is being recorded, if one is, came to its end.
+        """
         recorder, self.recorder = self.recorder, None
         if recorder is not None:
-            recorder.closed(how, self.clock())
+            recorder.closed(how, self.clock(), error)
 
     def setTimeout(self, period: float | None) -> float | None:
         """

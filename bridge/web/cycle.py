@@ -11,6 +11,8 @@ from typing import Any
 
 import uvicorn
 
+from bridge.web.front import Watch
+
 # The first release that was tested, and the first one that wasn't.
 UVICORN = ((0, 50), (0, 55))
 
@@ -38,14 +40,16 @@ class LegacyCycle:
     @ivar head: Method, URI, version and headers, as C{Channel.begin} takes them.
     @ivar chunks: The body's pieces, while others are answered before it.
     @ivar more_body: Whether the request isn't complete yet.
+    @ivar watch: Who sees it; nearly always nobody.
     """
 
-    __slots__ = ("chunks", "disconnected", "head", "keep_alive", "more_body", "response_complete")
+    __slots__ = ("chunks", "disconnected", "head", "keep_alive", "more_body", "response_complete", "watch")
     message_event = _Quiet()
 
     def __init__(self, head: Any) -> None:
         self.head = head
         self.chunks: list[bytes] | None = None
+        self.watch: Watch | None = None
         self.more_body = True
         self.response_complete = False
         self.keep_alive = True

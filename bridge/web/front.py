@@ -7,10 +7,12 @@ Refuses: to decide. The route table does, behind L{LegacyFront.decide}.
 
 from __future__ import annotations
 
+from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
 import attrs
 
+from bridge.parity.observe import Ending, Headers
 from bridge.routing import Asks, Decision
 
 
@@ -20,6 +22,66 @@ class Decide(Protocol):
     """
 
     def __call__(self, method: bytes, raw_path: bytes, asks: Asks) -> Decision: ...
+
+
+class Watch(Protocol):
+    """
+    Who sees one request of the hot road: told of each of these, in this order.
+
+    @ivar clock: Gives C{at}.
+    @ivar effect: Where the application tells its effects; None where nobody asks for them.
+    """
+
+    clock: Callable[[], float]
+    effect: Callable[..., None] | None
+
+    def begins(self) -> None:
+        """
+        It is this request's turn.
+        """
+
+    def heard(self, body: bytes) -> None:
+        """
+        A part of its body came.
+        """
+
+    def heard_all(self) -> None:
+        """
+        Its body is complete.
+        """
+
+    def hold(self) -> Callable[[], None]:
+        """
+        Keep the observation open past the answer, until what comes back is called.
+        """
+
+    def started(self, status: int, headers: Headers, at: float) -> None:
+        """
+        The head of the answer was written.
+        """
+
+    def wrote(self, data: bytes) -> None:
+        """
+        A part of the body was written.
+        """
+
+    def closed(self, how: Ending, at: float, error: str = "") -> None:
+        """
+        The answer is over.
+        """
+
+
+class Watches(Protocol):
+    """
+    The dispatcher's rules, for what doesn't reach it.
+    """
+
+    def __call__(self, decision: Decision, scope: MutableMapping[str, Any] | None) -> Watch | None:
+        """
+        Who wants to see a request, whose decision says that somebody does.
+
+        @param scope: The request as ASGI would say it; None where it has no words for it.
+        """
 
 
 class LegacyFront(Protocol):
@@ -33,6 +95,11 @@ class LegacyFront(Protocol):
         The same answer that the dispatcher would give. It travels with the request as
         C{scope["extensions"]["bgserver.decision"]} where that takes the ASGI road, so
         that dice are thrown once and a swap in between changes nothing.
+        """
+
+    def watch(self, decision: Decision, scope: MutableMapping[str, Any] | None) -> Watch | None:
+        """
+        Who sees a request that somebody wants to see: L{Watches}.
         """
 
     def site_for(self, listener: object) -> Any | None:
@@ -50,10 +117,12 @@ class Road:
     @ivar site: The Site that gets what legacy answers.
     @ivar decide: None where nothing moves: the Site gets everything, as for those
         that C{--site} doesn't name.
+    @ivar watch: None where nobody sees what is answered.
     """
 
     site: Any
     decide: Decide | None = None
+    watch: Watches | None = None
 
 
 def road_of(app: Any, listener: object) -> Road | None:
@@ -67,7 +136,7 @@ def road_of(app: Any, listener: object) -> Road | None:
         front: LegacyFront | None = getattr(app, "legacy_front", None)
         if front is not None:
             site = front.site_for(listener)
-            return None if site is None else Road(site, front.decide)
+            return None if site is None else Road(site, front.decide, front.watch)
         app = getattr(app, "app", None)
         seen += 1
     return None

@@ -30,7 +30,7 @@ from uvicorn.server import ServerState
 from bridge.errors import ListenError
 from bridge.web.adopt import Adopted, AdoptedPort, Adopter, ListenCall
 from bridge.web.cycle import UVICORN, uvicorn_known
-from bridge.web.front import Decide, Road
+from bridge.web.front import Decide, Road, Watches
 from bridge.web.going_away import GoingAwayProtocol
 from bridge.web.quicken import Quickened
 from bridge.web.site_protocol import SiteProtocol
@@ -203,7 +203,9 @@ class Front:
 
     # before the loop runs
 
-    def bind(self, endpoint: str, site: Any | None = None, decide: Decide | None = None) -> list[Listener]:
+    def bind(
+        self, endpoint: str, site: Any | None = None, decide: Decide | None = None, watch: Watches | None = None
+    ) -> list[Listener]:
         """
         Listen on an endpoint string.
 
@@ -218,16 +220,19 @@ class Front:
             self.adopter.opens = opens
             # These addresses are ours, not the application's: --site doesn't choose them.
             del self.adopter.adopted[known:]
-        return [self.add(found, site is not None, decide) for found in calls]
+        return [self.add(found, site is not None, decide, watch) for found in calls]
 
-    def add(self, adopted: Adopted, hot: bool = True, decide: Decide | None = None) -> Listener:
+    def add(
+        self, adopted: Adopted, hot: bool = True, decide: Decide | None = None, watch: Watches | None = None
+    ) -> Listener:
         """
         Serve an adopted address: at once if the front has started.
 
         @param hot: Whether what legacy answers takes the hot road there.
         @param decide: None where nothing ever moves.
+        @param watch: Who sees what legacy answers there, where somebody wants to.
         """
-        road = Road(adopted.site, decide) if hot else None
+        road = Road(adopted.site, decide, watch) if hot else None
         listener = Listener(adopted, road)
         self.listeners.append(listener)
         if isinstance(adopted.port, AdoptedPort):

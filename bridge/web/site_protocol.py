@@ -2,9 +2,9 @@
 Owns one connection: uvicorn's httptools protocol, with a second road.
 
 When a request's headers are complete the route table is asked. What legacy answers
-without a shadow goes straight into a L{Channel} of the Site on uvicorn's transport,
-and is written as Twisted writes it; everything else takes uvicorn's own road to the
-ASGI application. Requests are answered in the order they came in, whichever road each
+goes straight into a L{Channel} of the Site on uvicorn's transport, and is written as
+Twisted writes it, whether somebody watches it or not; everything else takes uvicorn's
+own road to the ASGI application. Requests are answered in the order they came in, whichever road each
 of them takes, and limits, timeouts, draining and counts hold for both.
 
 It follows uvicorn's internals, so it serves only the releases in L{UVICORN}; on others
@@ -26,32 +26,19 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from bridge.routing import Decision, Effects, Side, Stage
+from bridge.parity.observe import Ending
+from bridge.routing import Decision, Side
 from bridge.web.asks import HeaderAsks
 from bridge.web.channel import Channel, channel_class
 from bridge.web.cycle import LegacyCycle, Refusal, uvicorn_known
-from bridge.web.front import Road, road_of
+from bridge.web.front import Road, Watch, road_of
 from bridge.web.going_away import say_goodbye
 from bridge.web.parsing import ParsingProtocol
 from bridge.web.stock import StockChannel
 from bridge.web.transport import LoopTransport, loop_transport
+from bridge.web.watching import ADDED_HEADERS, DECISION, begin_watched, scope_of
 
-# Under this name an ASGI application finds which headers this server adds by itself.
-ADDED_HEADERS = "bgserver.headers"
-# And under this one what the route table decided, so that nobody asks it again.
-DECISION = "bgserver.decision"
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
-
-
-def _alone(decision: Decision) -> bool:
-    """
-    Whether nobody else wants to see the answer.
-    """
-    if decision.shadows is not None:
-        return False
-    # Without a shadow a canary is judged by its errors, which the dispatcher counts.
-    route = decision.route
-    return not (route.effects is Effects.EXTERNAL and route.stage in (Stage.CANARY, Stage.LIVE))
 
 
 def _path(uri: bytes) -> bytes:
@@ -251,6 +238,9 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             version = _VERSIONS.get(parser.get_http_version(), b"")
             cycle = LegacyCycle((method, self.url, version, self.headers))
             self.cycle = cycle
+            decision = self.decision
+            if decision is not None and decision.watched:
+                cycle.watch = self._watched(road, decision)
             if self.waits():
                 self.queue(cycle)
             else:
@@ -274,10 +264,16 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             return True
         decision = road.decide(method, _path(self.url), self)
         self.decision = decision
-        if decision.answers is not Side.LEGACY:
-            return False
+        return decision.answers is Side.LEGACY
+
+    def _watched(self, road: Road, decision: Decision) -> Watch | None:
+        """
+        Who sees the request at hand.
+        """
         # Nobody can answer a websocket twice.
-        return _alone(decision) or bool(self.parser.should_upgrade())
+        if road.watch is None or self.parser.should_upgrade():
+            return None
+        return road.watch(decision, scope_of(self, self._adds_itself()))
 
     def permits(self, method: bytes, uri: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
         """
@@ -288,7 +284,11 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             return road is not None
         self.headers = headers
         decision = road.decide(method, _path(uri), self)
-        return decision.answers is Side.LEGACY
+        if decision.answers is not Side.LEGACY:
+            return False
+        if decision.watched and road.watch is not None:
+            road.watch(decision, None)
+        return True
 
     def _cross(self) -> None:
         """
@@ -310,14 +310,20 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         if lengths + codings > 1 or self.parser.get_http_version() not in _VERSIONS:
             # uvicorn would believe one of the lengths, and somebody else the other.
             raise ValueError("Twisted refuses this too")
-        adds = self.server_state.default_headers
-        if adds is not self._adds:
-            self._adds, self._added = adds, frozenset(_nameEncoder.encode(name) for name, _ in adds)
         scope: Any = self.scope
-        scope["extensions"] = {ADDED_HEADERS: self._added}
+        scope["extensions"] = {ADDED_HEADERS: self._adds_itself()}
         if self.decision is not None:
             scope["extensions"][DECISION] = self.decision
         super().on_headers_complete()
+
+    def _adds_itself(self) -> frozenset[bytes]:
+        """
+        The headers that uvicorn adds to every answer of its own.
+        """
+        adds = self.server_state.default_headers
+        if adds is not self._adds:
+            self._adds, self._added = adds, frozenset(_nameEncoder.encode(name) for name, _ in adds)
+        return self._added
 
     def on_body(self, body: bytes) -> None:
         if not self.completions:
@@ -326,6 +332,8 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             super().on_body(body)
             return
         cycle = self.cycle
+        if cycle.watch is not None:
+            cycle.watch.heard(body)
         if cycle is self.current:
             assert self._channel is not None
             self._guard(self._channel.body, body)
@@ -342,6 +350,8 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             return
         cycle = self.cycle
         cycle.more_body = False
+        if cycle.watch is not None:
+            cycle.watch.heard_all()
         if cycle is self.current and not self.deaf:
             assert self._channel is not None
             self._guard(self._channel.complete)
@@ -369,7 +379,11 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             made = self._channel_class
             channel = self._channel = made(self._road.site, face, self)
             face.registerProducer(channel, True)
-        if not self._guard(channel.begin, *cycle.head):
+        if cycle.watch is not None:
+            begun = self._guard(begin_watched, channel, cycle)
+        else:
+            begun = self._guard(channel.begin, *cycle.head)
+        if not begun:
             self.deaf = True
 
     def _guard(self, call: Callable[..., Any], *args: Any) -> Any:
@@ -381,9 +395,11 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             return None
         try:
             return call(*args)
-        except Exception:
+        except Exception as error:
             self._log.failure("The application failed, so its connection is closed")
             self.deaf = True
+            if self._channel is not None:
+                self._channel.record(Ending.RAISED, type(error).__name__)
             self.transport.abort()
             return None
 

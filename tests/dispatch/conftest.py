@@ -5,6 +5,8 @@ What the dispatch tests arrange with: real ASGI applications, called in process.
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from bridge.dispatch import Dispatcher, Dropped, Limits, ShadowQueue, Trial
 from bridge.routing import Cell, Decision, Route, RouteTable, Side, Stage
+from tests.dispatch.straight import Straight
 
 
 def answering(body: bytes, status: int = 200, headers: list | None = None):
@@ -29,6 +32,14 @@ def answering(body: bytes, status: int = 200, headers: list | None = None):
 
     app.calls = []
     return app
+
+
+def alive(kind: type) -> int:
+    """
+    How many there are; logs that nobody reads keep some of other tests' errors.
+    """
+    gc.collect()
+    return sum(isinstance(found, kind) for found in gc.get_objects())
 
 
 @attrs.define
@@ -65,10 +76,13 @@ class Bench:
 class House:
     """
     A dispatcher over two applications, and what a client sees of it.
+
+    @ivar straight: What requests go to; None where the dispatcher is called itself.
     """
 
     dispatcher: Dispatcher
     bench: Bench
+    straight: Straight | None = None
 
     @property
     def shadows(self) -> ShadowQueue:
@@ -87,6 +101,8 @@ class House:
         send: Callable[[Any], Awaitable[None]] | None = None,
         client: str = "192.0.2.1",
     ) -> list[dict]:
+        if self.straight is not None:
+            return await self.straight.messages(method, path, body, headers, client)
         sent: list[dict] = []
         parts = list(body)
 
@@ -117,28 +133,49 @@ class House:
         return sent
 
 
-@pytest.fixture
-def house() -> Callable[..., House]:
+def build(
+    straight: bool,
+    legacy: Any = None,
+    modern: Any = None,
+    match: str = "GET /a",
+    stage: Stage = Stage.SHADOW,
+    limits: Limits | None = None,
+    replicate: bool = False,
+    **route: Any,
+) -> House:
     """
     Build a house: two applications, and one route.
     """
+    bench = Bench()
+    sides = {Side.LEGACY: legacy or answering(b"x"), Side.MODERN: modern or answering(b"x")}
+    table = Cell(RouteTable.build([Route(match, stage, **route)]))
+    queue = ShadowQueue(sides, bench, limits or Limits(), replicate=replicate, shuffled=lambda runs: None)
+    dispatcher = Dispatcher(table, sides, queue)
+    return House(dispatcher, bench, Straight(dispatcher) if straight else None)
 
-    def build(
-        legacy: Any = None,
-        modern: Any = None,
-        match: str = "GET /a",
-        stage: Stage = Stage.SHADOW,
-        limits: Limits | None = None,
-        replicate: bool = False,
-        **route: Any,
-    ) -> House:
-        bench = Bench()
-        sides = {Side.LEGACY: legacy or answering(b"x"), Side.MODERN: modern or answering(b"x")}
-        table = Cell(RouteTable.build([Route(match, stage, **route)]))
-        queue = ShadowQueue(sides, bench, limits or Limits(), replicate=replicate, shuffled=lambda runs: None)
-        return House(Dispatcher(table, sides, queue), bench)
 
-    return build
+@pytest.fixture(params=["asgi", "straight"])
+def house(request: pytest.FixtureRequest) -> Callable[..., House]:
+    """
+    Builds a house on either road.
+    """
+    return functools.partial(build, request.param == "straight")
+
+
+@pytest.fixture
+def asgi_house() -> Callable[..., House]:
+    """
+    Builds a house whose dispatcher is called itself, for what only ASGI knows.
+    """
+    return functools.partial(build, False)
+
+
+@pytest.fixture
+def straight_house() -> Callable[..., House]:
+    """
+    Builds a house whose legacy side never hears of ASGI.
+    """
+    return functools.partial(build, True)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from bridge.routing import Effects, Route, RouteTable, Side, Stage
 from tests.dispatch.conftest import answering
 
 
-def test_legacy_answers_unseen(house, play):
+def test_legacy_answers_unseen(asgi_house, play):
     """
     At stage legacy the side's application gets the very objects that the server gave.
     """
@@ -26,7 +26,7 @@ def test_legacy_answers_unseen(house, play):
         seen.append((scope, receive, send))
 
     async def story():
-        h = house(legacy, stage=Stage.LEGACY)
+        h = asgi_house(legacy, stage=Stage.LEGACY)
         given = ({"type": "http", "method": "GET", "path": "/a", "raw_path": b"/a"}, None, None)
         await h.dispatcher(*given)
         assert all(a is b for a, b in zip(seen[0], given, strict=True))
@@ -139,7 +139,7 @@ def test_long_bodies_are_not_kept(house, play, body, headers, why):
     play(story())
 
 
-def test_unread_bodies_are_not_guessed(house, play):
+def test_unread_bodies_are_not_guessed(asgi_house, play):
     """
     Where the answering side left the body unread, there is nothing to replay.
     """
@@ -149,7 +149,7 @@ def test_unread_bodies_are_not_guessed(house, play):
         await send({"type": "http.response.body"})
 
     async def story():
-        h = house(refuses, match="POST /a", effects=Effects.NONE)
+        h = asgi_house(refuses, match="POST /a", effects=Effects.NONE)
 
         await h.messages("POST", "/a", [b"12"], [(b"content-length", b"2")])
         await h.messages("POST", "/a", [b""], [(b"content-length", b"0")])
@@ -161,7 +161,7 @@ def test_unread_bodies_are_not_guessed(house, play):
     play(story())
 
 
-def test_scopes_are_separate(house, play):
+def test_scopes_are_separate(asgi_house, play):
     """
     What the answering side writes into its scope, state or extensions is not seen by
     the shadow.
@@ -175,7 +175,7 @@ def test_scopes_are_separate(house, play):
 
     async def story():
         modern = answering(b"x")
-        h = house(legacy, modern)
+        h = asgi_house(legacy, modern)
 
         await h.get(headers=[])
         await h.shadows.settled()
@@ -248,7 +248,7 @@ def test_an_answer_closes_when_its_background_work_has(house, play):
     play(story())
 
 
-def test_an_exception_reaches_the_server(house, play):
+def test_an_exception_reaches_the_server(asgi_house, play):
     """
     A handler's exception is the server's to answer, and is observed as such.
     """
@@ -257,7 +257,7 @@ def test_an_exception_reaches_the_server(house, play):
         raise ZeroDivisionError
 
     async def story():
-        h = house(breaks)
+        h = asgi_house(breaks)
 
         with pytest.raises(ZeroDivisionError):
             await h.get()
@@ -269,7 +269,7 @@ def test_an_exception_reaches_the_server(house, play):
     play(story())
 
 
-def test_a_client_that_left_is_no_fault(house, play):
+def test_a_client_that_left_is_no_fault(asgi_house, play):
     """
     A send that fails because the client went is neither seen nor held against a side.
     """
@@ -283,7 +283,7 @@ def test_a_client_that_left_is_no_fault(house, play):
         await send({"type": "http.response.start", "status": 200})
 
     async def story():
-        h = house(waits)
+        h = asgi_house(waits)
 
         with pytest.raises(OSError):
             await h.messages("GET", "/a", send=gone)
@@ -320,7 +320,7 @@ def test_streams_are_compared_by_their_first_events(house, play):
 
         h = house(legacy, modern, stream=True)
         request = asyncio.ensure_future(h.get())
-        await asyncio.sleep(0)
+        await h.bench.hear()
         await h.shadows.settled()
         open_ = not request.done()
         stop.set()
@@ -334,7 +334,7 @@ def test_streams_are_compared_by_their_first_events(house, play):
     play(story())
 
 
-def test_websockets_have_no_shadow(house, play):
+def test_websockets_have_no_shadow(asgi_house, play):
     """
     A websocket goes to the side that the route's stage names, and to no other.
     """
@@ -347,7 +347,7 @@ def test_websockets_have_no_shadow(house, play):
         return inner
 
     async def story():
-        h = house(app(Side.LEGACY), app(Side.MODERN), stage=Stage.LIVE)
+        h = asgi_house(app(Side.LEGACY), app(Side.MODERN), stage=Stage.LIVE)
         await h.dispatcher({"type": "websocket", "path": "/a", "raw_path": b"/a"}, None, None)
         await h.shadows.settled()
 
@@ -355,19 +355,19 @@ def test_websockets_have_no_shadow(house, play):
     assert [Side.MODERN] == heard
 
 
-def test_lifespan_is_refused(house, play):
+def test_lifespan_is_refused(asgi_house, play):
     """
     The applications' lifespans belong to whoever put the server together.
     """
 
     async def story():
         with pytest.raises(LifespanRefused, match="lifespan off"):
-            await house().dispatcher({"type": "lifespan"}, None, None)
+            await asgi_house().dispatcher({"type": "lifespan"}, None, None)
 
     play(story())
 
 
-def test_an_external_canary_is_watched(house, play):
+def test_an_external_canary_is_watched(asgi_house, play):
     """
     Where nothing may shadow, a canary is judged by the statuses of its answers.
     """
@@ -376,7 +376,7 @@ def test_an_external_canary_is_watched(house, play):
         raise ZeroDivisionError
 
     async def story():
-        h = house(
+        h = asgi_house(
             match="POST /a", modern=breaks, stage=Stage.CANARY, weight=100.0,
             effects=Effects.EXTERNAL,
         )  # fmt: skip
@@ -388,13 +388,51 @@ def test_an_external_canary_is_watched(house, play):
     play(story())
 
 
-def test_a_path_without_its_raw_form_is_found(house, play):
+@pytest.mark.parametrize("status", [200, 503])
+def test_an_external_canarys_legacy_share_is_watched(house, play, status):
+    """
+    What legacy answers meanwhile is counted too, for modern's errors to be weighed
+    against. On the hot road nobody counted it.
+    """
+
+    async def story():
+        h = house(
+            answering(b"x", status), match="POST /a", stage=Stage.CANARY, weight=0.0,
+            effects=Effects.EXTERNAL,
+        )  # fmt: skip
+        await h.messages("POST", "/a")
+
+        assert [("POST /a", status)] == h.bench.answers
+        assert [] == h.bench.trials
+
+    play(story())
+
+
+def test_who_leaves_an_external_canary_is_no_error(asgi_house, play):
+    """
+    A client that went before the answer says nothing about it.
+    """
+
+    async def waits(scope, receive, send):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def story():
+        h = asgi_house(waits, match="POST /a", stage=Stage.CANARY, weight=0.0, effects=Effects.EXTERNAL)
+        await h.messages("POST", "/a")
+
+        assert [] == h.bench.answers
+
+    play(story())
+
+
+def test_a_path_without_its_raw_form_is_found(asgi_house, play):
     """
     Servers may leave raw_path out, or leave the query in it.
     """
 
     async def story():
-        h = house(answering(b"old"), answering(b"new"), match="GET /a/{b}", stage=Stage.MODERN)
+        h = asgi_house(answering(b"old"), answering(b"new"), match="GET /a/{b}", stage=Stage.MODERN)
         heard = []
         for more in ({"path": "/a/50%"}, {"path": "/a/b", "raw_path": b"/a/b?c=/d"}):
             sent = []
@@ -412,14 +450,14 @@ def test_a_path_without_its_raw_form_is_found(house, play):
     play(story())
 
 
-def test_a_decision_that_was_made_is_kept(house, play):
+def test_a_decision_that_was_made_is_kept(asgi_house, play):
     """
     Where the server has asked the table already, nobody asks again: dice are thrown
     once, and a swap in between changes nothing.
     """
 
     async def story():
-        h = house(answering(b"old"), answering(b"new"), stage=Stage.MODERN)
+        h = asgi_house(answering(b"old"), answering(b"new"), stage=Stage.MODERN)
         made = h.dispatcher.table.value.decide(b"GET", b"/a", ScopeAsks({}))
         h.dispatcher.table.swap(RouteTable.build([Route("GET /a")]))
         sent = []

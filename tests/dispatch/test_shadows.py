@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import gc
+import random
 import threading
 
 import anyio.to_thread
@@ -19,7 +19,7 @@ from bridge.dispatch.circuit import Circuits
 from bridge.dispatch.run import Mark
 from bridge.parity import Capture, Effect, Ending
 from bridge.routing import Cell, Effects, Route, RouteTable, Side, Stage
-from tests.dispatch.conftest import answering
+from tests.dispatch.conftest import alive, answering
 
 SOON = Limits(deadline=0.02, grace=0.01, linger=0.05)
 
@@ -240,7 +240,7 @@ def test_contexts_are_separate(house, play):
         await h.shadows.settled()
 
         assert ["nobody", "nobody"] == seen
-        assert "client" == user.get()
+        assert ("client" if h.straight is None else "nobody") == user.get()
         assert not in_shadow()
 
     play(story())
@@ -397,7 +397,7 @@ def test_an_answer_whose_work_never_ends(house, play):
 
         h = house(legacy, limits=SOON)
         request = asyncio.ensure_future(h.get())
-        await asyncio.sleep(0)
+        await h.bench.hear()
         await h.shadows.settled()
         judged = len(h.bench.trials)
         stop.set()
@@ -481,13 +481,13 @@ def test_memory_is_given_back(house, play):
 
     async def story():
         h = house(app, app)
+        before = alive(Mark)
         for _ in range(50):
             await h.get()
         await h.shadows.settled()
         h.bench.trials.clear()
-        gc.collect()
 
-        assert [] == [found for found in gc.get_objects() if isinstance(found, Mark)]
+        assert before == alive(Mark)
         assert (0, 0, 0) == (h.shadows.busy, h.shadows.held, h.shadows.waiting)
 
     play(story())
@@ -524,8 +524,9 @@ def test_a_thousand_flips_under_load(house, play):
                 answers.append((f"/{n}", await h.get(f"/{n}", client=f"192.0.2.{n % 200}")))
 
         clients = [asyncio.ensure_future(client(100 * n)) for n in range(20)]
+        dice = random.Random(5)  # a steady beat would meet requests of the same length always
         for n in range(1000):
-            route = Route("GET /{n}", stages[n % 5], weight=50.0)
+            route = Route("GET /{n}", dice.choice(stages), weight=50.0)
             h.dispatcher.table.swap(RouteTable.build([route], version=n))
             await asyncio.sleep(0)
         await asyncio.gather(*clients)

@@ -147,7 +147,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    site: Any, app: Any = None, decide: Any = None, hot: bool = True, **options: Any
+    site: Any, app: Any = None, decide: Any = None, hot: bool = True, watch: Any = None, **options: Any
 ) -> AsyncIterator[Served]:
     """
     A site under a front of its own, on the bridged reactor's loop.
@@ -158,7 +158,7 @@ async def serving(
     from bridge.web.resource_app import ResourceApp
 
     front = Front(reactor, **options)
-    [listener] = front.bind("tcp:0:interface=127.0.0.1", site if hot else None, decide)
+    [listener] = front.bind("tcp:0:interface=127.0.0.1", site if hot else None, decide, watch)
     await front.start(ResourceApp(site, reactor) if app is None else app)
     served = Served(front, listener)
     try:

@@ -69,6 +69,9 @@ async def test_attached_protocol_finds_its_road() -> None:
         def decide(self, method: bytes, raw_path: bytes, asks: Any) -> Any:
             return self.dispatch.decide(method, raw_path, asks)
 
+        def watch(self, decision: Any, scope: Any) -> None:
+            raise AssertionError("nobody watches here")
+
         def site_for(self, listener: Any) -> Any:
             self.asked.append(listener)
             return self.site

@@ -32,7 +32,7 @@ class Tape:
     def wrote(self, data: bytes) -> None:
         self.body += data
 
-    def closed(self, how: Any, at: float) -> None:
+    def closed(self, how: Any, at: float, error: str = "") -> None:
         self.how.append(how)
 
 
@@ -44,6 +44,8 @@ class Sink:
     """
     A transport that keeps what is written.
     """
+
+    disconnecting = False
 
     def __init__(self) -> None:
         self.written = b""
@@ -66,7 +68,7 @@ def channel_on(leaf: Any, tape: Tape) -> Any:
     from bridge.web.channel import Channel
 
     made = Channel(Site(leaf), Sink(), Home())
-    made.recorder = tape  # type: ignore[assignment]
+    made.recorder = tape
     return made
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.routing import Stage
 from tests.web.served import on_loop, serving
 from tests.web.wire import CASES, both, say, tree
 
@@ -77,14 +78,16 @@ def test_every_difference_is_declared() -> None:
     assert declared("Legacy answers behind ASGI") | set(HOT) == {*ASGI, *silent, *HOT}
 
 
+@pytest.mark.parametrize("stage", [Stage.LEGACY, Stage.SHADOW])
 @on_loop
-async def test_cases_are_the_same_on_the_hot_road() -> None:
+async def test_cases_are_the_same_on_the_hot_road(stage: Stage) -> None:
     """
-    Every case gives the same bytes, but for those that are declared. Before Twisted's own
-    parser had the last word, 16 of them differed.
+    Every case gives the same bytes, but for those that are declared, whether it is shadowed
+    or not. Before Twisted's own parser had the last word, 16 of them differed; while a route
+    with a shadow went behind ASGI, its wire changed with its stage.
     """
     differing = set()
-    async with both() as (native, served):
+    async with both(stage) as (native, served, judge):
         for name, data in CASES.items():
             if name == "failure":
                 continue
@@ -92,6 +95,7 @@ async def test_cases_are_the_same_on_the_hot_road() -> None:
                 differing.add(name)
 
     assert {"two empty lines first", "two spaces"} == differing
+    assert (stage is Stage.SHADOW) == (judge.trials > 0)
 
 
 def normal(said: bytes) -> list[object]:
@@ -118,7 +122,7 @@ async def test_cases_behind_asgi() -> None:
     Behind ASGI exactly the declared cases differ; none of them more, and none less.
     """
     differing = set()
-    async with both() as (native, _), serving(tree(), hot=False) as served:
+    async with both() as (native, _, _), serving(tree(), hot=False) as served:
         for name, data in CASES.items():
             if name == "failure":
                 continue
@@ -157,13 +161,13 @@ def mutated(dice: random.Random) -> list[bytes]:
     return [piece for piece in pieces if piece]
 
 
-async def differences(seed: int, count: int) -> list[tuple[list[bytes], bytes, bytes]]:
+async def differences(seed: int, count: int, stage: Stage) -> list[tuple[list[bytes], bytes, bytes]]:
     """
     What isn't declared among so many mutations.
     """
     dice = random.Random(seed)
     found = []
-    async with both() as (native, served):
+    async with both(stage) as (native, served, _):
         for _ in range(count):
             pieces = mutated(dice)
             theirs, ours = await say(native, pieces), await say(served.port, pieces)
@@ -176,12 +180,13 @@ async def differences(seed: int, count: int) -> list[tuple[list[bytes], bytes, b
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("stage", [Stage.LEGACY, Stage.SHADOW])
 @on_loop
-async def test_mutations_are_the_same(seed: int) -> None:
+async def test_mutations_are_the_same(seed: int, stage: Stage) -> None:
     """
     Damaged requests in odd packets get the same bytes as natively, or a declared difference.
     """
-    assert [] == await differences(seed, 250)
+    assert [] == await differences(seed, 250, stage)
 
 
 @pytest.mark.long
@@ -190,6 +195,6 @@ async def test_mutations_are_the_same(seed: int) -> None:
 @on_loop
 async def test_many_mutations_are_the_same(seed: int) -> None:
     """
-    The same, forty times a thousand.
+    The same, forty times a thousand, half of them shadowed.
     """
-    assert [] == await differences(seed, 1000)
+    assert [] == await differences(seed, 1000, [Stage.LEGACY, Stage.SHADOW][seed % 2])

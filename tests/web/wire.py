@@ -14,6 +14,8 @@ from typing import Any
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
+from bridge.dispatch import Dispatcher, ShadowQueue
+from bridge.routing import Cell, Effects, Route, RouteTable, Side, Stage
 from tests.web.served import Served, serving
 
 _DATE = re.compile(rb"(?i)(\r\ndate: )[^\r]+")
@@ -113,20 +115,53 @@ def tree() -> Any:
     return Site(root)
 
 
-@asynccontextmanager
-async def both() -> AsyncIterator[tuple[int, Served]]:
+class Unjudged:
     """
-    A native Site's port, and ours on the hot road, both on the bridged reactor.
+    Hears of what was shadowed.
+    """
+
+    def __init__(self) -> None:
+        self.trials = 0
+
+    def judge(self, trial: Any) -> None:
+        self.trials += 1
+
+    def dropped(self, decision: Any, why: Any) -> None: ...
+
+    def answered(self, decision: Any, status: int, seconds: float) -> None: ...
+
+
+async def quiet(scope: Any, receive: Any, send: Any) -> None:
+    """
+    The modern side of what is shadowed here.
+    """
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@asynccontextmanager
+async def both(stage: Stage = Stage.LEGACY) -> AsyncIterator[tuple[int, Served, Unjudged]]:
+    """
+    A native Site's port, and ours on the hot road with all its routes at a stage, both on
+    the bridged reactor; and who judges there.
     """
     from twisted.internet import reactor
 
     from bridge.loop import as_awaitable
+    from bridge.web.resource_app import ResourceApp
 
+    site, judge = tree(), Unjudged()
+    sides = {Side.LEGACY: ResourceApp(site, reactor), Side.MODERN: quiet}
+    shadows = ShadowQueue(sides, judge)
+    default = Route(None, stage, effects=Effects.NONE)
+    dispatcher = Dispatcher(Cell(RouteTable.build([], default)), sides, shadows)
+    decide = dispatcher.table.value.decide
     native = reactor.listenTCP(0, tree(), interface="127.0.0.1")  # type: ignore[attr-defined]
     try:
-        async with serving(tree()) as served:
-            yield native.getHost().port, served
+        async with serving(site, dispatcher, decide, watch=dispatcher.watch) as served:
+            yield native.getHost().port, served, judge
     finally:
+        await shadows.close()
         await as_awaitable(native.stopListening())
 
 
