@@ -7,7 +7,7 @@ from twisted.web import http
 from twisted.web.server import NOT_DONE_YET
 
 from legacy_twisted import tasks
-from legacy_twisted.fields import identifier, query
+from legacy_twisted.fields import UUID, identifier, query
 from legacy_twisted.web import Folder, NotFound, Page, Refusal, notFound
 
 
@@ -71,6 +71,8 @@ class TaskList(Page):
             limit = given.integer("limit", 1, 1000)
         if given.has("after"):
             after = given.string("after")
+            if not UUID.fullmatch(after):
+                raise given.refuse("after", "no such task")
         found = yield self.jobs.database.read(tasks.page, status, name, limit, after)
         if found is None:
             raise given.refuse("after", "no such task")

@@ -65,7 +65,9 @@ def integer(least: int, most: int) -> Any:
             raise wrong(f"must be between {least} and {most}")
         return value
 
-    return BeforeValidator(check), WithJsonSchema({"type": "integer", "minimum": least, "maximum": most})
+    # JSON Schema takes 1.0 for an integer, and has no word for who doesn't.
+    schema = {"type": "integer", "minimum": least, "maximum": most, "description": "Without a point: 1.0 is refused."}
+    return BeforeValidator(check), WithJsonSchema(schema)
 
 
 def utf8(check: Callable[[str], Any]) -> Callable[[object], Any]:
@@ -82,6 +84,19 @@ def utf8(check: Callable[[str], Any]) -> Callable[[object], Any]:
         return check(value)
 
     return checked
+
+
+def event_id(value: str) -> str:
+    """
+    The number of an event in a header, which servers hand on as Latin-1.
+    """
+    try:
+        value.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        raise wrong("must be UTF-8") from None
+    if not INTEGER.fullmatch(value):
+        raise wrong("must be an integer")
+    return value
 
 
 def query_text(limit: int, *, one_line: bool = False) -> Any:
@@ -180,14 +195,24 @@ Bound = Annotated[int, *integer(0, 10_000_000)]
 Failures = Annotated[int, *integer(0, 100)]
 Message = Annotated[str, *query_text(1000)]
 ItemName = Annotated[str, *query_text(200, one_line=True)]
-TaskName = ItemName
 Days = Annotated[int, *query_integer(0, 36500)]
 Limit = Annotated[int, *query_integer(1, 1000)]
 
 FormatName = Literal["csv", "json"]
 StatusName = Literal["PENDING", "RUNNING", "RETRY", "SUCCESS", "FAILURE", "CANCELLED"]
 Format = Annotated[FormatName, *one_of(*get_args(FormatName), complaint="must be csv or json")]
-StatusFilter = Annotated[
-    StatusName, *one_of(*get_args(StatusName), complaint=f"must be one of {', '.join(get_args(StatusName))}")
+
+# Parameters that may be absent, but never null: the document says so, where FastAPI would offer both.
+MaybeMessage = Annotated[str | None, *query_text(1000)]
+MaybeTaskName = Annotated[str | None, *query_text(200, one_line=True)]
+MaybeStatus = Annotated[
+    StatusName | None, *one_of(*get_args(StatusName), complaint=f"must be one of {', '.join(get_args(StatusName))}")
+]
+# Whether there is such a task is the route's question.
+MaybeTaskId = Annotated[
+    str | None, BeforeValidator(utf8(lambda value: value)), WithJsonSchema({"type": "string", "format": "uuid"})
+]
+MaybeEventId = Annotated[
+    str | None, BeforeValidator(event_id), WithJsonSchema({"type": "string", "pattern": f"^{INTEGER.pattern}$"})
 ]
 JsonObject = Annotated[Any, WithJsonSchema({"type": "object", "additionalProperties": True})]

@@ -11,7 +11,7 @@ from sqlalchemy import insert
 from modern_fastapi.clock import as_text
 from modern_fastapi.dependencies import AllServices, Tasks
 from modern_fastapi.errors import problems
-from modern_fastapi.fields import ItemName, Message, PathItem
+from modern_fastapi.fields import ItemName, MaybeMessage, PathItem
 from modern_fastapi.models import ItemProcessing, NewItem
 from modern_fastapi.requests import Json, StrictRoute
 from modern_fastapi.schema import Item
@@ -35,7 +35,7 @@ async def create_item(name: ItemName, services: AllServices, tasks: Tasks) -> Ne
     return NewItem(item_id=item_id, name=name, task_id=task_id)
 
 
-async def logged_query(tasks: Tasks, item_id: PathItem, q: Message | None = None) -> str | None:
+async def logged_query(tasks: Tasks, item_id: PathItem, q: MaybeMessage = None) -> str | None:
     """
     Writes the query to the log, where there is one; the task's id.
     """
@@ -49,7 +49,7 @@ async def process_item(
     item_id: PathItem,
     logged: Annotated[str | None, Depends(logged_query)],
     tasks: Tasks,
-    q: Message | None = None,
+    q: MaybeMessage = None,
 ) -> ItemProcessing:
     """
     Processes an item after its query was logged.

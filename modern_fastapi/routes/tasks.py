@@ -11,7 +11,7 @@ from sqlalchemy import Row, select
 
 from modern_fastapi.dependencies import AllServices, Store
 from modern_fastapi.errors import Refusal, problems
-from modern_fastapi.fields import INTEGER, UUID, Limit, StatusFilter, TaskName, path_id
+from modern_fastapi.fields import UUID, Limit, MaybeEventId, MaybeStatus, MaybeTaskId, MaybeTaskName, path_id
 from modern_fastapi.models import Cancelling, TaskPage, TaskState
 from modern_fastapi.requests import Json, StrictRoute
 from modern_fastapi.schema import Task
@@ -82,13 +82,11 @@ async def cancel_task(task_id: TaskId, services: AllServices) -> Cancelling:
     },
 )
 async def follow(
-    request: Request, services: AllServices, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None
+    request: Request, services: AllServices, last: Annotated[MaybeEventId, Header(alias="Last-Event-ID")] = None
 ) -> Response:
     """
     Changes of tasks as they happen; ``Last-Event-ID`` resumes where a stream broke off.
     """
-    if last is not None and not INTEGER.fullmatch(last):
-        raise Refusal("bad_parameter", "Last-Event-ID: must be an integer")
     after = await services.events.newest() if last is None else int(last)
     if request.scope.get("jobs.head"):
         return Response(headers=STREAM_HEADERS)
@@ -98,10 +96,10 @@ async def follow(
 @router.get("/tasks", responses=problems("bad_parameter"))
 async def list_tasks(
     store: Store,
-    status: Annotated[StatusFilter | None, Query()] = None,
-    name: Annotated[TaskName | None, Query()] = None,
+    status: Annotated[MaybeStatus, Query()] = None,
+    name: Annotated[MaybeTaskName, Query()] = None,
     limit: Annotated[Limit, Query()] = 100,
-    after: Annotated[str | None, Query()] = None,
+    after: Annotated[MaybeTaskId, Query()] = None,
 ) -> TaskPage:
     """
     Tasks, oldest first, a page at a time.
