@@ -49,7 +49,9 @@ class DailyReport(PeriodicLoop):
         midnight = self.jobs.now().replace(hour=0, minute=0, second=0, microsecond=0)
         if midnight == self._done:
             return None
-        return self.database.write(self.report, midnight).addCallback(self._reported, midnight)
+        reported = self.database.write(self.report, midnight)
+        reported.addCallback(self.tell, self.key(midnight))
+        return reported.addCallback(self._reported, midnight)
 
     def _reported(self, _, midnight):
         self._done = midnight
@@ -58,8 +60,8 @@ class DailyReport(PeriodicLoop):
         if not existedBefore(connection, timestamp(midnight)):
             # The server is younger than that midnight: it wasn't missed.
             self.fence.check(connection)
-            return
-        self.once(connection, midnight, writeReport, midnight)
+            return None
+        return self.once(connection, midnight, writeReport, midnight)
 
 
 def existedBefore(connection, moment):
@@ -92,6 +94,7 @@ def writeReport(connection, midnight):
         body=json.dumps(report),
         now=timestamp(),
     )
+    return [("row", f"reports:{report['day']}", report)]
 
 
 class CacheRefresh(PeriodicLoop):
@@ -103,20 +106,25 @@ class CacheRefresh(PeriodicLoop):
     interval = 10.0
 
     def work(self):
-        return self.database.write(self.once, self.scheduled(), refresh)
+        when = self.scheduled()
+        looked = self.before(self.key(when))
+        looked.addCallback(lambda _: self.database.write(self.once, when, refresh))
+        return looked.addCallback(self.tell, self.key(when))
 
 
 def refresh(connection):
     rows = connection.rows(
         "SELECT status, count(*) AS n FROM tasks GROUP BY status ORDER BY status"
     )
+    counts = {row["status"]: row["n"] for row in rows}
     connection.execute(
         "INSERT INTO cache (key, value, refreshed_at) VALUES ('tasks', :value, :now)"
         " ON CONFLICT (key) DO UPDATE"
         " SET value = excluded.value, refreshed_at = excluded.refreshed_at",
-        value=json.dumps({row["status"]: row["n"] for row in rows}),
+        value=json.dumps(counts),
         now=timestamp(),
     )
+    return [("row", "cache:tasks", counts)]
 
 
 class Cleanup(PeriodicLoop):
@@ -145,40 +153,51 @@ class Cleanup(PeriodicLoop):
             yield stopPool(self.reactor, pool, self.jobs.settings.grace)
 
     def work(self):
-        return threads.deferToThreadPool(
-            self.reactor, self._pool, self.sweep, self.scheduled(), time.time()
+        when, now, oldest = self.scheduled(), self.jobs.now(), time.time() - HOUR
+        looked = self.before(self.key(when), now=now, oldest=oldest)
+        looked.addCallback(
+            lambda _: threads.deferToThreadPool(
+                self.reactor, self._pool, self.sweep, when, now, oldest
+            )
         )
+        return looked.addCallback(self.tell, self.key(when))
 
-    def sweep(self, when, now):
+    def sweep(self, when, now, oldest):
         """
         One tick, on its own thread.
 
-        @param now: a POSIX time; what is older than an hour is a leftover.
+        @param oldest: a POSIX time; what is older is a leftover.
+        @return: its effects, or L{None} when another scheduler has had it.
         """
-        known = self.database.writeNow(self.expire, when)
-        if known is not None:
-            for path in leftovers(self.jobs.settings, known, now - HOUR):
-                remove(path)
-
-    def expire(self, connection, when):
-        """
-        @return: the ids of all uploads, or L{None} when another scheduler
-            has had this tick.
-        """
-        if not self.once(connection, when, self.removeExpired):
+        effects, known = self.database.writeNow(self.expire, when, now)
+        if effects is None:
             return None
-        return {row["upload_id"] for row in connection.rows("SELECT upload_id FROM uploads")}
+        for path in leftovers(self.jobs.settings, known, oldest):
+            remove(path)
+            effects.append(("file", os.path.relpath(path, self.jobs.settings.path("")), None))
+        return effects
 
-    def removeExpired(self, connection):
-        now = self.jobs.now()
-        connection.execute(
-            "DELETE FROM tasks WHERE expires_at < :now"
-            " AND status IN ('SUCCESS', 'FAILURE', 'CANCELLED')",
+    def expire(self, connection, when, now):
+        """
+        @return: (the effects, the ids of all uploads).
+        """
+        effects = self.once(connection, when, self.removeExpired, now)
+        rows = connection.rows("SELECT upload_id FROM uploads")
+        return effects, {row["upload_id"] for row in rows}
+
+    def removeExpired(self, connection, now):
+        expired = connection.rows(
+            "DELETE FROM tasks WHERE expires_at <= :now"
+            " AND status IN ('SUCCESS', 'FAILURE', 'CANCELLED') RETURNING id",
             now=timestamp(now),
         )
-        connection.execute(
-            "DELETE FROM ticks WHERE committed_at < :old", old=timestamp(now - TICKS_KEPT)
+        old = connection.rows(
+            "DELETE FROM ticks WHERE committed_at < :old RETURNING key",
+            old=timestamp(now - TICKS_KEPT),
         )
+        return [("row", f"tasks:{row['id']}", None) for row in expired] + [
+            ("row", f"ticks:{row['key']}", None) for row in old
+        ]
 
 
 def leftovers(settings, known, before):

@@ -121,11 +121,16 @@ class Loop(service.Service):
     for the running tick and its thread.
 
     @ivar epoch: set by a harness before C{startService}, or L{None}.
+    @ivar observe: set by a harness that compares this loop with its
+        successor, or L{None}: C{observe(tick, effects)} hears what a tick has
+        committed, and C{observe.before(tick, **facts)} gives a Deferred that
+        fires when the successor has looked at what the tick will change.
     @ivar state: C{"stopped"}, C{"running"}, C{"failed"} or C{"fenced"}.
     """
 
     log = Logger()
     epoch = None
+    observe = None
     state = "stopped"
     _started = None
     _comeback = None
@@ -176,6 +181,23 @@ class Loop(service.Service):
             except Exception:
                 self.log.failure("The loop {name} stopped without a note", name=self.name)
             self._leave("stopped")
+
+    def before(self, tick, **facts):
+        """
+        @return: a Deferred that fires when the tick may begin.
+        """
+        observe = self.observe
+        return defer.succeed(None) if observe is None else observe.before(tick, **facts)
+
+    def tell(self, effects, tick):
+        """
+        Say what a tick has done, a list of C{(kind, key, value)}; L{None}
+        when it wasn't ours.  Any thread may call this.
+        """
+        observe = self.observe
+        if observe is not None and effects is not None:
+            observe(tick, effects)
+        return effects
 
     def whenEnded(self):
         """
@@ -260,27 +282,35 @@ class PeriodicLoop(Loop):
         moment = seconds - seconds % self.interval
         return datetime.datetime.fromtimestamp(moment, datetime.UTC)
 
+    def key(self, when):
+        """
+        The name of the tick of C{when}, the same in every process.
+        """
+        return f"{self.name}@{timestamp(when)}"
+
     def once(self, connection, when, work=None, *args):
         """
         Inside a transaction: do C{work} unless another scheduler has had
         the tick of C{when}.
 
-        @return: whether it was ours.
+        @return: the effects that C{work} tells, or L{None} when it wasn't
+            ours.
         """
         self.fence.check(connection, ticks=True)
         ours = connection.execute(
             "INSERT INTO ticks (key, loop, owner, epoch, committed_at)"
             " VALUES (:key, :name, :owner, :epoch, :now) ON CONFLICT DO NOTHING",
-            key=f"{self.name}@{timestamp(when)}",
+            key=self.key(when),
             name=self.name,
             owner=self.fence.owner,
             epoch=self.fence.epoch,
             now=timestamp(),
         )
+        effects = []
         if ours and work is not None:
-            work(connection, *args)
+            effects = work(connection, *args) or effects
         self.fence.ticked(connection, ours)
-        return bool(ours)
+        return effects if ours else None
 
 
 def fork(deferred):

@@ -24,11 +24,16 @@ class Rescue(PeriodicLoop):
         self._seen = {}
 
     def work(self):
-        return self.database.write(self.round).addCallback(self._rescued)
+        # No key keeps this tick single; its name is only for who compares.
+        tick = self.key(self.jobs.now())
+        looked = self.before(tick, now=self.reactor.seconds())
+        looked.addCallback(lambda _: self.database.write(self.round))
+        return looked.addCallback(self._rescued, tick)
 
-    def _rescued(self, count):
-        if count:
-            self.log.info("{count} stranded tasks were given back", count=count)
+    def _rescued(self, effects, tick):
+        if effects:
+            self.log.info("{count} stranded tasks were given back", count=len(effects))
+            self.tell(effects, tick)
             self.jobs.work()
 
     def round(self, connection):
@@ -38,14 +43,15 @@ class Rescue(PeriodicLoop):
             " WHERE status = 'RUNNING'"
         )
         dead = self.dead(connection)
-        count = sum(
-            self.giveBack(connection, row)
+        effects = [
+            ("row", f"tasks:{row['id']}", {"attempts": row["attempts"]})
             for row in self.stranded(running, dead)
-        )
+            if self.giveBack(connection, row)
+        ]
         self.adopt(connection)
         self.forget(connection, dead)
         self.fence.ticked(connection)
-        return count
+        return effects
 
     def dead(self, connection):
         rows = connection.rows("SELECT boot_id, host, pid, start_time FROM processes")

@@ -211,7 +211,7 @@ def take(connection, owner, row, now):
 
 CLAIMABLE = (
     "SELECT t.id, t.name, t.params, t.attempts, t.failures, t.max_attempts, t.timeout,"
-    " t.created_at, t.seq FROM tasks t"
+    " t.created_at, t.run_at, t.seq FROM tasks t"
     " WHERE t.status IN ('PENDING', 'RETRY') AND t.run_at <= :now AND t.cancel_requested = 0"
     " AND (t.after_id IS NULL OR NOT EXISTS (SELECT 1 FROM tasks b WHERE b.id = t.after_id"
     " AND b.status IN ('PENDING', 'RUNNING', 'RETRY')))"

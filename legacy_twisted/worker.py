@@ -27,9 +27,11 @@ class BackgroundWorker(Crew):
     each task on one more.
 
     @ivar stopping: set to make C{run} claim no more, wait and return.
+    @ivar loop: the loop whose C{observe} hears what was claimed, or L{None}.
     """
 
     refused = None
+    loop = None
 
     def __init__(self, jobs, pool, fence):
         Crew.__init__(self, jobs)
@@ -98,6 +100,8 @@ class BackgroundWorker(Crew):
         free = self.jobs.settings.workers - len(self)
         if free <= 0:
             return poll
+        observe = None if self.loop is None else self.loop.observe
+        tick = self._announced(observe, free) if observe is not None else None
         try:
             rows, coming = self.write(tasks.claim, free, self.jobs.database.engine.skipLocked)
         except Fenced as error:
@@ -106,12 +110,35 @@ class BackgroundWorker(Crew):
         except Exception:
             self.log.failure("Can't claim tasks; trying again")
             return poll
+        if tick is not None:
+            self._tell(observe, tick, rows)
         for row in rows:
             self.took(row)
             self.pool.callInThread(self.perform, row)
         if len(rows) == free:
             return 0
         return poll if coming is None else min(poll, max(0.001, tasks.until(coming)))
+
+    def _announced(self, observe, free):
+        """
+        Let the successor look at what there is to claim.
+
+        @return: the moment that it looks at; what comes later isn't told.
+        """
+        until = tasks.timestamp()
+        threads.blockingCallFromThread(
+            self.jobs.reactor, observe.before, f"consumer@{until}", until=until, limit=free
+        )
+        return until
+
+    def _tell(self, observe, until, rows):
+        claimed = [
+            ("claim", f"tasks:{row['id']}", {"name": row["name"], "attempt": row["attempts"]})
+            for row in rows
+            if max(row["created_at"], row["run_at"]) <= until
+        ]
+        if claimed:
+            observe(f"consumer@{until}", claimed)
 
     def refuse(self, error):
         self.refused = error
@@ -183,6 +210,7 @@ class Consumer(Loop):
         self._pool = makePool("consumer", self.jobs.settings.workers + 2)
         self._pool.start()
         self.worker = BackgroundWorker(self.jobs, self._pool, self.fence)
+        self.worker.loop = self
         self._pool.callInThread(self.worker.beat)
         self._finished = threads.deferToThreadPool(self.reactor, self._pool, self.worker.run)
         self._finished.addErrback(self._failed)

@@ -16,11 +16,8 @@ from starlette.routing import Route
 
 from . import errors
 from .errors import Refusal
-from .loops.cache_refresh import cache_refresh
-from .loops.cleanup import cleanup
-from .loops.consumer import consume
-from .loops.daily_report import daily_report
-from .loops.rescue import rescue
+from .loops import cache_refresh, cleanup, consumer, daily_report, rescue
+from .loops.rehearsal import Observe, Rehearsal, rehearse
 from .loops.tenure import Body, hold, keep
 from .middleware import CatchErrors, ExactPaths, LogRequests, RefuseWhenDraining, SayWhyNot, Sessions
 from .requests import Json
@@ -34,12 +31,13 @@ log = logging.getLogger(__name__)
 
 LoopCall = Callable[[int | None], Awaitable[None]]
 
-BODIES: Mapping[str, Body] = {
-    "consumer": consume,
-    "rescue": rescue,
-    "daily_report": daily_report,
-    "cache_refresh": cache_refresh,
-    "cleanup": cleanup,
+# Each loop with its dry run.
+BODIES: Mapping[str, tuple[Body, Rehearsal]] = {
+    "consumer": (consumer.consume, consumer.rehearse),
+    "rescue": (rescue.rescue, rescue.rehearse),
+    "daily_report": (daily_report.daily_report, daily_report.rehearse),
+    "cache_refresh": (cache_refresh.cache_refresh, cache_refresh.rehearse),
+    "cleanup": (cleanup.cleanup, cleanup.rehearse),
 }
 
 
@@ -48,7 +46,8 @@ def create_app(settings: Mapping[str, Any] | None = None) -> FastAPI:
     One application. ``settings`` are the lower-case names of ``settings.Settings``; None: the environment's.
 
     ``app.state.loops`` holds the background loops by name; the lifespan starts those that are in it by then, so that
-    whoever embeds the application may take some out and run them itself: ``await loop(epoch)``, until cancelled.
+    whoever embeds the application may take some out and run them itself: ``await loop(epoch)``, until cancelled; or
+    have them tell what they would do: ``await loop(None, observe=…)``.
     ``app.state.drain()`` says that the server is about to stop: new requests are refused from then on, and streams end.
 
     Raises ``RefusedToStart`` for settings that cannot be used.
@@ -86,7 +85,20 @@ def loops_of(services: Services) -> dict[str, LoopCall]:
     """
     The loops that the settings name, each waiting for its epoch.
     """
-    return {name: partial(hold, services, name, BODIES[name]) for name in services.settings.loop_names}
+    return {name: partial(run_loop, services, name) for name in services.settings.loop_names}
+
+
+async def run_loop(
+    services: Services, name: str, epoch: int | None = None, *, observe: Observe | None = None
+) -> None:
+    """
+    One loop until it is cancelled; where somebody observes, only its dry run.
+    """
+    body, rehearsal = BODIES[name]
+    if observe is None:
+        await hold(services, name, body, epoch)
+    else:
+        await rehearse(services, rehearsal, observe)
 
 
 @asynccontextmanager

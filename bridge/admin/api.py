@@ -108,6 +108,13 @@ def _looking(control: Control, metrics: Callable[[], Iterable[Metric]]) -> APIRo
         """
         return await control.route(name)
 
+    @router.get("/api/loop", response_model=m.LoopDetails, responses=_UNKNOWN)
+    async def loop(name: Annotated[str, Query(description="A loop's name.")], limit: Limit = 5) -> Any:
+        """
+        All about one background loop: its row, how its dry run differed, its last changes.
+        """
+        return await control.loop(name, limit)
+
     @router.get("/api/audit", response_model=m.Audit, responses=_UNKNOWN)
     async def audit(name: Annotated[str | None, Query()] = None, limit: Limit = 100) -> Any:
         """

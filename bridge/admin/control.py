@@ -27,6 +27,11 @@ class Control(Protocol):
         All about one route.
         """
 
+    async def loop(self, name: str, limit: int = 5) -> dict[str, Any]:
+        """
+        All about one background loop.
+        """
+
     async def audit(self, name: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """
         The latest changes, newest first.

@@ -52,6 +52,9 @@ class LoopRow(Open):
     owner: Annotated[str | None, Field(description="The side that holds its lease.")]
     epoch: int
     stage: str
+    observed: Annotated[
+        dict[str, Any] | None, Field(description="Ticks of its dry run: same, different, missing; its last error.")
+    ] = None
 
 
 class StateHealth(Open):
@@ -115,6 +118,17 @@ class RouteDetails(RouteRow):
     All about one route.
     """
 
+    audit: list[ChangeRow]
+
+
+class LoopDetails(LoopRow):
+    """
+    All about one background loop.
+    """
+
+    differences: Annotated[
+        list[dict[str, Any]], Field(description="How its dry run differed, each with the newest tick that shows it.")
+    ]
     audit: list[ChangeRow]
 
 

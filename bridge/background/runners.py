@@ -83,9 +83,9 @@ class LegacyRunner:
 
     The service reads its epoch from the attribute C{epoch}; its C{stopService}
     returns a Deferred that fires when the running tick and its thread are done.
-    Two things are optional: C{startService} may return a Deferred that fails where
-    the loop refuses to run, and C{whenEnded()} may return one that fires when the
-    loop ends, by itself or not.
+    Three things are optional: C{startService} may return a Deferred that fails where
+    the loop refuses to run, C{whenEnded()} may return one that fires when the loop
+    ends, by itself or not, and C{observe}, where it isn't L{None}, is told of ticks.
 
     @ivar awaiting: How a Deferred is awaited here (L{bridge.loop} has it).
     """
@@ -112,6 +112,13 @@ class LegacyRunner:
             started.addErrback(over)
         if hasattr(service, "whenEnded"):
             service.whenEnded().addBoth(over)
+
+    def observed(self, owner: object | None) -> None:
+        """
+        Give the service whom it tells its ticks, or take that away.
+        """
+        service: Any = self.service
+        service.observe = owner
 
     async def stop(self) -> None:
         if not self._running:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from bridge.background.observing import Observation
 from bridge.background.ownership import LoopStage, Step, View, next_step, shown
 from bridge.background.runners import Runner
 from bridge.errors import StateError
@@ -85,6 +86,7 @@ class LoopStatus:
     One loop as an operator reads it.
 
     @ivar owner: The side that holds the lease, in any process; L{None}: nobody.
+    @ivar observed: What this process knows of the dry run; L{None} without one.
     """
 
     name: str
@@ -94,6 +96,7 @@ class LoopStatus:
     here: bool
     restarts: int
     last_error: str | None
+    observed: Mapping[str, Any] | None = None
 
 
 @attrs.define(eq=False)
@@ -105,6 +108,8 @@ class LoopSupervisor:
     @ivar boot: Who this process is, in leases.
     @ivar patience: Seconds without a renewal after which a holder counts as gone.
     @ivar drain: Seconds that a stopped loop has for its running tick.
+    @ivar observation: The dry run of the stage C{observe}, where the loop has one.
+    @ivar unobservable: Why it has none, and what to do.
     @ivar level: How loudly starts and stops are said.
     @ivar monotonic: A clock that never steps back, in seconds.
     """
@@ -117,6 +122,8 @@ class LoopSupervisor:
     monotonic: Callable[[], float]
     patience: float = 5.0
     drain: float = 4.0
+    observation: Observation | None = None
+    unobservable: str = ""
     level: int = logging.INFO
 
     _mine: Any | None = attrs.field(default=None, init=False)
@@ -136,6 +143,7 @@ class LoopSupervisor:
     _last_error: str | None = attrs.field(default=None, init=False)
     _floor: int = attrs.field(default=0, init=False)
     _unreachable: bool = attrs.field(default=False, init=False)
+    _said_unobservable: bool = attrs.field(default=False, init=False)
     _wake: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
     async def run(self) -> None:
@@ -148,6 +156,7 @@ class LoopSupervisor:
             if step is not Step.WAIT:
                 continue
             if self._closing and self._mine is None and self._draining is None:
+                await self._rehearsed(self.drain)
                 return
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
@@ -180,7 +189,15 @@ class LoopSupervisor:
             here=self._mine is not None,
             restarts=self._restarts,
             last_error=self._last_error,
+            observed=self._observed(),
         )
+
+    def _observed(self) -> Mapping[str, Any] | None:
+        if self.observation is not None and self.observation.running:
+            return self.observation.status()
+        if self.unobservable and self.stage() is LoopStage.OBSERVE:
+            return {"error": self.unobservable}
+        return None
 
     async def step(self) -> Step:
         """
@@ -191,6 +208,7 @@ class LoopSupervisor:
                 await self._look()
             step = next_step(self._view())
             await self._do(step)
+            self._observe()
         except StateError as error:
             if not self._unreachable:
                 self._unreachable = True
@@ -200,6 +218,29 @@ class LoopSupervisor:
             self._unreachable = False
             _log.info("loop %s: the lease can be reached again", self.name)
         return step
+
+    def _observe(self) -> None:
+        """
+        The dry run lives where legacy's lease is held, for as long as the stage lasts.
+        """
+        wanted = (
+            self.stage() is LoopStage.OBSERVE
+            and self._leased is Side.LEGACY
+            and self._draining is None
+            and not (self._lost or self._closing)
+        )
+        if self.observation is None:
+            if wanted and self.unobservable and not self._said_unobservable:
+                _log.error("loop %s can't be observed; legacy runs it alone. %s", self.name, self.unobservable)
+            self._said_unobservable = wanted
+        elif wanted and not self.observation.running:
+            self.observation.start()
+        elif not wanted and self.observation.running:
+            self.observation.stop()
+
+    async def _rehearsed(self, patience: float) -> None:
+        if self.observation is not None:
+            await self.observation.ended(patience)
 
     async def _look(self) -> None:
         found = await self.leases.lease(self.name)
@@ -305,6 +346,8 @@ class LoopSupervisor:
         self._draining = asyncio.get_running_loop().create_task(self._drain(side))
 
     async def _drain(self, side: Side) -> None:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self.drain
         try:
             await asyncio.wait_for(self.runners[side].stop(), self.drain)
         except TimeoutError:
@@ -317,6 +360,8 @@ class LoopSupervisor:
             )
         except Exception:
             _log.exception("loop %s: %s failed to stop cleanly", self.name, side.value)
+        # The other side starts after this, and is the same loop as the dry run.
+        await self._rehearsed(max(0.0, deadline - clock()))
         self._running = None
         self._draining = None
         if self._lost:

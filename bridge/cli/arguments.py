@@ -94,7 +94,8 @@ def parser() -> argparse.ArgumentParser:
     audit.add_argument("route", nargs="?", metavar="ROUTE", help=_ROUTE)
     audit.add_argument("--limit", type=_count, default=20, metavar="N", help="changes to show (default 20)")
 
-    command("loops", "where every background loop stands, and who runs it")
+    loops = command("loops", "where every background loop stands, and who runs it; or all about one")
+    loops.add_argument("loop", nargs="?", metavar="LOOP", help="the loop's name in the policy")
 
     handoff = command("handoff", "hand a background loop over to a side")
     handoff.add_argument("loop", metavar="LOOP", help="the loop's name in the policy")

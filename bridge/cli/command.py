@@ -103,6 +103,8 @@ def _answer(given: Any, desk: Answers) -> tuple[Any, Callable[[Any, Console], No
     match given.command:
         case "status":
             return desk.status(), show.status
+        case "loops" if given.loop:
+            return desk.loop(given.loop), show.loop
         case "loops":
             return desk.status(), show.loops
         case "route":

@@ -66,6 +66,7 @@ class Answers(Protocol):
 
     def status(self) -> dict[str, Any]: ...
     def route(self, name: str) -> dict[str, Any]: ...
+    def loop(self, name: str) -> dict[str, Any]: ...
     def audit(self, name: str | None, limit: int) -> list[dict[str, Any]]: ...
     def differences(self, name: str, limit: int) -> dict[str, Any]: ...
     def report(self, limit: int) -> dict[str, Any]: ...
@@ -99,6 +100,9 @@ class LocalDesk:
 
     def route(self, name: str) -> dict[str, Any]:
         return self._look().route(name)
+
+    def loop(self, name: str) -> dict[str, Any]:
+        return self._look().loop(name)
 
     def audit(self, name: str | None, limit: int) -> list[dict[str, Any]]:
         return self._look().audit(name, limit)
@@ -148,6 +152,9 @@ class RemoteDesk:
 
     def route(self, name: str) -> dict[str, Any]:
         return self._get("/api/route", name=name)
+
+    def loop(self, name: str) -> dict[str, Any]:
+        return self._get("/api/loop", name=name)
 
     def audit(self, name: str | None, limit: int) -> list[dict[str, Any]]:
         wanted: dict[str, Any] = {"limit": limit} if name is None else {"name": name, "limit": limit}

@@ -62,13 +62,57 @@ def loops(found: dict[str, Any], console: Console) -> None:
     if not found["loops"]:
         console.print("The policy names no loop.")
         return
-    table = _table("loop", "stage", "owner", ">epoch")
-    for row in found["loops"]:
-        table.add_row(row["loop"], _coloured(row["stage"]), row["owner"] or "nobody", str(row["epoch"]))
+    _loop_table(found["loops"], console)
+
+
+def _loop_table(rows: list[dict[str, Any]], console: Console) -> None:
+    observed = any(row.get("observed") for row in rows)
+    table = _table("loop", "stage", "owner", ">epoch", *((">same", ">different", ">missing") if observed else ()))
+    for row in rows:
+        seen = row.get("observed") or {}
+        counts = [str(seen.get(name, "")) for name in ("same", "different", "missing")] if observed else []
+        table.add_row(row["loop"], _coloured(row["stage"]), row["owner"] or "nobody", str(row["epoch"]), *counts)
     console.print(table)
-    for row in found["loops"]:
+    for row in rows:
         if row.get("restarts"):
             console.print(Text(f"{row['loop']} died {row['restarts']} times, last: {row['last_error']}", "bold red"))
+        error = (row.get("observed") or {}).get("error")
+        if error:
+            console.print(Text(f"{row['loop']}: its dry run: {error}", "bold red"))
+
+
+def loop(found: dict[str, Any], console: Console) -> None:
+    """
+    All about one background loop.
+    """
+    _loop_table([found], console)
+    for row in found["differences"]:
+        console.print()
+        console.print(Text(f"{row['kind']} at {row['path']}, {_times(row)}, last {_when(row['last_at'])}", "bold"))
+        if row["sample"]:
+            _tick(row["sample"], console)
+    if found["audit"]:
+        console.print()
+        audit(found["audit"], console)
+
+
+def _tick(sample: dict[str, Any], console: Console) -> None:
+    """
+    One tick, as both sides told it.
+    """
+    console.print(Text(f"the tick {sample['tick']}", "dim"))
+    for side, style in (("legacy", ""), ("modern", "red")):
+        told = sample.get(side)
+        if told is None:
+            console.print(Text(f"  {side}: no such tick", style))
+        for kind, key, value in told or []:
+            console.print(Text(f"  {side}: {kind} {key} {_value(value)}", style), soft_wrap=True)
+        if told == []:
+            console.print(Text(f"  {side}: nothing", style))
+
+
+def _times(row: dict[str, Any]) -> str:
+    return "once" if row["count"] == 1 else f"{row['count']} times"
 
 
 def route(found: dict[str, Any], console: Console) -> None:
@@ -143,8 +187,9 @@ def differences(found: dict[str, Any], console: Console) -> None:
     if not found["differences"]:
         console.print(Text(f"{name}: no difference was seen{_compared(found['counts'])}."))
     for row in found["differences"]:
-        times = "once" if row["count"] == 1 else f"{row['count']} times"
-        console.print(Text(f"{name}: {row['kind']} at {row['path']}, {times}, last {_when(row['last_at'])}", "bold"))
+        console.print(
+            Text(f"{name}: {row['kind']} at {row['path']}, {_times(row)}, last {_when(row['last_at'])}", "bold")
+        )
         if row["sample"]:
             _sample(row["sample"], console)
         console.print()

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import attrs
 
+from bridge.background.ownership import LoopStage
 from bridge.background.supervisor import LoopSupervisor
 from bridge.compose.evidence import Evidence
 from bridge.compose.stages import Stages
-from bridge.errors import StateError, StateUnavailableError
+from bridge.errors import RefusedChangeError, StateError, StateUnavailableError
 from bridge.routing import Stage, resolve
 from bridge.state.database import shown_url
 from bridge.state.desk import Desk, moved
@@ -63,13 +64,26 @@ class ServerControl:
         for row in found["routes"]:
             if row["route"] in self.stages.pinned:
                 row["recorded"] = False
-        for loop in self._loops:
-            seen = loop.status()
-            for row in found["loops"]:
-                if row["loop"] == seen.name and seen.here:
-                    row.update(restarts=seen.restarts, last_error=seen.last_error)
+        for row in found["loops"]:
+            self._seen_here(row)
         found["state"] = {"url": shown_url(self.stages.config.state), **attrs.asdict(self.thread.health())}
         return found
+
+    def _seen_here(self, row: dict[str, Any]) -> None:
+        """
+        What only the process that runs a loop knows of it.
+        """
+        for loop in self._loops:
+            seen = loop.status()
+            if row["loop"] == seen.name and seen.here:
+                row.update(restarts=seen.restarts, last_error=seen.last_error)
+                if seen.observed is not None:
+                    row["observed"] = {**row.get("observed", {}), **seen.observed}
+
+    async def loop(self, name: str, limit: int = 5) -> dict[str, Any]:
+        row = await self._ask(lambda desk: desk.loop(name, limit))
+        self._seen_here(row)
+        return row
 
     async def route(self, name: str) -> dict[str, Any]:
         return await self._ask(lambda desk: desk.route(name))
@@ -125,4 +139,8 @@ class ServerControl:
         return done
 
     async def hand_off(self, loop: str, stage: str, *, who: str, why: str) -> dict[str, Any]:
+        if stage == LoopStage.OBSERVE.value:
+            for each in self._loops:
+                if each.name == loop and each.unobservable:
+                    raise RefusedChangeError(loop, stage, "it can't be observed", each.unobservable)
         return await self._move(lambda desk: desk.hand_off(loop, stage, who=who, why=why))

@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 
 from bridge.background.ownership import LoopStage
+from bridge.background.pairing import Paired, Verdict
 from bridge.background.runners import ModernRunner
 from bridge.background.supervisor import LoopSupervisor
 from bridge.compose.loops import ThreadLeases, boot_id
@@ -30,11 +31,14 @@ from bridge.dispatch.examiner import Examiner
 from bridge.dispatch.keeper import Keeper
 from bridge.dispatch.ledger import Batch, Key, Ledger, Totals, store_batch
 from bridge.dispatch.sandbox import Sandbox, SandboxFeed
-from bridge.errors import StaleChangeError, StateError
-from bridge.parity import Agreed, Gate, Redactor, Ruling, Tally
-from bridge.routing import Side, Stage
+from bridge.errors import ConfigError, StaleChangeError, StateError
+from bridge.parity import Agreed, Gate, Redactor, Rules, Ruling, Tally
+from bridge.parity.sample import tick_sample_of
+from bridge.routing import Effects, Route, Side, Stage
+from bridge.routing.route import DEFAULT_NAME
 from bridge.state.store import Store
 from bridge.state.thread import StateThread
+from bridge.state.view import loop_key
 
 GATE = "gate"
 """
@@ -253,6 +257,22 @@ class Evidence:
                 return self.examiner.rule(stage, self.books[route.name], tally.seconds)
             except RuntimeError:
                 # The loop counted on while this thread read the counts: look again.
+    def judge_loop(self, loop: str, paired: Paired) -> None:
+        """
+        Keep what became of one tick that a loop's dry run and its owner told.
+        """
+        key = Key(loop_key(loop), self.books[DEFAULT_NAME].identity)
+        ledger = self.examiner.ledger
+        ledger.add(key, {paired.verdict.value: 1})
+        if paired.verdict is Verdict.SAME:
+            return
+        _log.warning("loop %s: the tick %s is %s", loop, paired.tick, paired.verdict.value)
+        differences = paired.differences or (paired.missing(),)
+        text = tick_sample_of(paired.tick, paired.legacy, paired.modern, differences, self.examiner.redactor)
+        for difference in differences:
+            if ledger.differs(key, difference) == 1:
+                ledger.keep(key, difference.fingerprint, text)
+
                 continue
 
     def identity(self, route: str) -> str | None:

@@ -1,7 +1,7 @@
 """
 Owns how a C{[[loop]]} of the policy becomes a supervised loop: its service taken out of
 the legacy tree, its callable out of C{app.state.loops}, its lease behind the state's
-thread.
+thread, and what a dry run shows among the evidence.
 
 Without the state there are no leases, so nothing is taken out: legacy runs its loops by
 itself, as it did before, and modern's stay off.
@@ -15,12 +15,15 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import attrs
 from twisted.application.service import IServiceCollection
 
+from bridge.background.observing import Observation, unobservable
 from bridge.background.ownership import LoopStage
+from bridge.background.pairing import Paired
 from bridge.background.runners import LegacyRunner, ModernRunner, Runner
 from bridge.background.supervisor import LoopSupervisor
 from bridge.config import Config, LoopConfig
@@ -31,7 +34,11 @@ from bridge.state.leases import Lease
 from bridge.state.store import Store
 from bridge.state.thread import StateThread
 
-Loop = Callable[[int], Awaitable[None]]
+Loop = Callable[..., Awaitable[None]]
+Judge = Callable[[str, Paired], None]
+"""
+Told of each tick of a loop, by its name, that a dry run and its owner were compared in.
+"""
 
 
 def supervised(
@@ -40,6 +47,7 @@ def supervised(
     modern: Any | None,
     state: StateThread | None,
     stored: Callable[[str], str | None],
+    judge: Judge,
 ) -> tuple[LoopSupervisor, ...]:
     """
     A supervisor for each loop that the policy names.
@@ -47,7 +55,8 @@ def supervised(
     @param service: The legacy tree, not started yet.
     @param modern: The modern application, its lifespan not started yet.
     @param stored: The stage that the state has for a loop; None where it has none.
-    @raise ConfigError: If one of them isn't there.
+    @raise ConfigError: If one of them isn't there, or starts in a dry run that it
+        doesn't have.
     """
     if state is None:
         for loop in config.loops:
@@ -60,15 +69,36 @@ def supervised(
         LoopSupervisor(
             loop.name,
             _stage_of(config, loop, stored),
-            _runners(config, loop, service, modern),
+            runners,
             leases,
             boot,
             time.monotonic,
             patience=loop.lease,
             drain=loop.drain,
+            observation=observation if isinstance(observation, Observation) else None,
+            unobservable=observation if isinstance(observation, str) else "",
         )
         for loop in config.loops
+        for runners in [_runners(config, loop, service, modern)]
+        for observation in [_observation(config, loop, runners, judge)]
     )
+
+
+def _observation(
+    config: Config, loop: LoopConfig, runners: dict[Side, Runner], judge: Judge
+) -> Observation | str:
+    """
+    The dry run of a loop, or why it has none.
+    """
+    legacy, modern = runners.get(Side.LEGACY), runners.get(Side.MODERN)
+    assert isinstance(legacy, LegacyRunner)
+    called = modern.loop if isinstance(modern, ModernRunner) else None
+    why = unobservable(called, legacy.service)
+    if not why and called is not None:
+        return Observation(loop.name, called, legacy.observed, partial(judge, loop.name))
+    if loop.stage == LoopStage.OBSERVE.value and not config.force_legacy:
+        raise ConfigError(config.source, f"loop {loop.name!r}.stage", why)
+    return why
 
 
 def boot_id() -> str:

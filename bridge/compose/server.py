@@ -21,6 +21,7 @@ from twisted.web.resource import NoResource
 from twisted.web.server import Site
 
 from bridge.admin import create_admin
+from bridge.background.pairing import Paired
 from bridge.background.supervisor import LoopSupervisor
 from bridge.compose.control import ServerControl
 from bridge.compose.evidence import Evidence
@@ -140,7 +141,12 @@ class Server:
         self.lifespan = Lifespan(self.modern, "the modern application") if self.modern is not None else None
         service = self.legacy.service if self.legacy is not None else None
         self.loops = supervised(
-            self.config, service, self.modern, self.state, lambda name: self.stages.snapshot.loops.get(name)
+            self.config,
+            service,
+            self.modern,
+            self.state,
+            lambda name: self.stages.snapshot.loops.get(name),
+            self._judge_loop,
         )
         policy = self.policy
         self.reloader = Reloader(policy, self.built, self.stages, self._reread) if policy is not None else None
@@ -265,6 +271,12 @@ class Server:
             await self.state.stop()
 
     async def _start_legacy(self) -> None:
+        if self.evidence is not None:
+            self.evidence.follow()
+
+    def _judge_loop(self, loop: str, paired: Paired) -> None:
+        if self.evidence is not None:
+            self.evidence.judge_loop(loop, paired)
         if self.legacy is None or self.legacy.service is None:
             return
         if not self._privileged:

@@ -31,7 +31,7 @@ What a policy can ask for that a version might not have yet: the names that
 C{built} is made of.  "admin" is any admin listener, "loop" any C{[[loop]]}.
 """
 
-BUILT = EVERYTHING - {"front:twisted", "loop-stage:observe", "loop-stage:handoff"}
+BUILT = EVERYTHING - {"front:twisted", "loop-stage:handoff"}
 """
 What this version has of it.
 """

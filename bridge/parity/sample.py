@@ -16,7 +16,7 @@ import attrs
 
 from bridge.parity.differences import Difference
 from bridge.parity.headers import normalised
-from bridge.parity.observe import Observation
+from bridge.parity.observe import Effect, Observation
 from bridge.parity.redact import Redactor
 
 MOST = 64 * 1024
@@ -66,16 +66,7 @@ def sample_of(
         "legacy": _answer(legacy, redactor),
         "modern": _answer(modern, redactor),
         "answered": answered,
-        "differences": [
-            {
-                "fingerprint": each.fingerprint,
-                "kind": each.kind.value,
-                "path": shown.path,
-                "legacy": shown.left,
-                "modern": shown.right,
-            }
-            for each, shown in ((d, redactor.difference(d)) for d in list(differences)[:100])
-        ],
+        "differences": _differences(differences, redactor),
     }
     text = json.dumps(made, ensure_ascii=False)
     if len(text.encode("utf-8", "replace")) > MOST:
@@ -84,6 +75,44 @@ def sample_of(
         made["curl"] = curl(request)
         text = json.dumps(made, ensure_ascii=False)
     return text if len(text.encode("utf-8", "replace")) <= MOST else json.dumps({"request": None})
+
+
+def tick_sample_of(
+    tick: str,
+    legacy: Iterable[Effect] | None,
+    modern: Iterable[Effect] | None,
+    differences: Iterable[Difference],
+    redactor: Redactor,
+) -> str:
+    """
+    The same of a background loop's tick: what legacy did in it, and what modern's dry
+    run would have done; None where one of them had no such tick.
+    """
+    made = {
+        "tick": redactor.text(tick),
+        "legacy": None if legacy is None else _effects(legacy, redactor),
+        "modern": None if modern is None else _effects(modern, redactor),
+        "differences": _differences(differences, redactor),
+    }
+    text = json.dumps(made, ensure_ascii=False)
+    return text if len(text.encode("utf-8", "replace")) <= MOST else json.dumps({"tick": made["tick"]})
+
+
+def _differences(differences: Iterable[Difference], redactor: Redactor) -> list[dict[str, str]]:
+    return [
+        {
+            "fingerprint": each.fingerprint,
+            "kind": each.kind.value,
+            "path": shown.path,
+            "legacy": shown.left,
+            "modern": shown.right,
+        }
+        for each, shown in ((d, redactor.difference(d)) for d in list(differences)[:100])
+    ]
+
+
+def _effects(effects: Iterable[Effect], redactor: Redactor) -> list[list[Any]]:
+    return [[e.kind, redactor.text(e.key), redactor.document(_plain(e.value))] for e in list(effects)[:50]]
 
 
 def _answer(observation: Observation, redactor: Redactor) -> dict[str, Any]:
@@ -95,9 +124,7 @@ def _answer(observation: Observation, redactor: Redactor) -> dict[str, Any]:
         "ending": observation.ending.value,
         "error": observation.error,
         "latency": observation.latency,
-        "effects": [
-            [e.kind, redactor.text(e.key), redactor.document(_plain(e.value))] for e in observation.effects[:50]
-        ],
+        "effects": _effects(observation.effects, redactor),
     }
 
 

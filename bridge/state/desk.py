@@ -18,15 +18,15 @@ import attrs
 
 from bridge.background.ownership import LoopStage
 from bridge.background.ownership import check_move as check_move_of_loop
-from bridge.config import Config, RouteConfig
+from bridge.config import Config, LoopConfig, RouteConfig
 from bridge.errors import RefusedChangeError, UnknownLoopError
 from bridge.parity.gate import Ruling
 from bridge.parity.tally import DIFFERENT, Tally
-from bridge.routing import Side, Stage, resolve
+from bridge.routing import Stage, resolve
 from bridge.routing.moves import check_move, is_forward
 from bridge.state.stages import Change, Snapshot
 from bridge.state.store import Store
-from bridge.state.view import Rule, View, number, start
+from bridge.state.view import Rule, View, loop_key, number, start
 
 
 @attrs.frozen
@@ -84,6 +84,24 @@ class Desk:
             start=route.stage.value,
             audit=self.audit(route.name, limit=20),
         )
+        return row
+
+    def loop(self, name: str, limit: int = 5) -> dict[str, Any]:
+        """
+        All about one background loop: its row, how its dry run differed from its
+        owner, each difference with the newest tick that shows it, its last changes.
+
+        @raise UnknownLoopError: If there is none.
+        """
+        loop = self._find_loop(name)
+        key = loop_key(name)
+        view = self._view()
+        row = view.loop_row(loop)
+        counted = view.counted.get(key)
+        row["differences"] = (
+            [] if self.store is None or not counted else self._shown(self.store, key, counted[0].identity, limit)
+        )
+        row["audit"] = [] if self.store is None else [change_row(each) for each in self.store.audit(name, limit=20)]
         return row
 
     def audit(self, name: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
@@ -174,14 +192,12 @@ class Desk:
         @raise UnknownLoopError: If the policy names no such loop.
         @raise RefusedChangeError: If a loop doesn't go there from where it is.
         """
-        found = next((each for each in self.config.loops if each.name == loop), None)
-        if found is None:
-            raise UnknownLoopError(loop, [each.name for each in self.config.loops])
+        found = self._find_loop(loop)
         self.config.need(f"loop-stage:{stage}", f"The stage {stage!r} of a loop")
         old = LoopStage(self.snapshot().loops.get(loop, found.stage))
         new = LoopStage(stage)
         check_move_of_loop(loop, old, new)
-        if new.owner is Side.MODERN and found.modern is None:
+        if new is not LoopStage.LEGACY and found.modern is None:
             raise RefusedChangeError(loop, stage, "the policy names no modern loop", "Add modern = NAME to it.")
         assert self.store is not None
         change = self.store.set_loop_stage(
@@ -232,13 +248,16 @@ class Desk:
         }
         if self.store is None or identity is None:
             return made
-        for found in self.store.fingerprints(route.name, identity)[:limit]:
-            samples = self.store.samples(route.name, found.fingerprint, limit=1)
-            row = attrs.asdict(found)
-            row["sample"] = json.loads(samples[0].text) if samples else None
-            made["differences"].append(row)
+        made["differences"] = self._shown(self.store, route.name, identity, limit)
         made["proposals"] = [attrs.asdict(proposal) for proposal in self.store.proposals(route.name)]
         return made
+
+    def _shown(self, store: Store, name: str, identity: str, limit: int) -> list[dict[str, Any]]:
+        rows = []
+        for found in store.fingerprints(name, identity)[:limit]:
+            samples = store.samples(name, found.fingerprint, limit=1)
+            rows.append({**attrs.asdict(found), "sample": json.loads(samples[0].text) if samples else None})
+        return rows
 
     def evidence(self, name: str) -> dict[str, Any]:
         """
@@ -279,6 +298,12 @@ class Desk:
 
     def _routes(self) -> tuple[RouteConfig, ...]:
         return (*self.config.routes, self.config.default_route)
+
+    def _find_loop(self, name: str) -> LoopConfig:
+        found = next((each for each in self.config.loops if each.name == name), None)
+        if found is None:
+            raise UnknownLoopError(name, [each.name for each in self.config.loops])
+        return found
 
     def _find(self, name: str) -> RouteConfig:
         found = self.config.route(resolve(name, [route.name for route in self._routes()]))

@@ -13,6 +13,8 @@ from typing import Any
 
 import attrs
 
+from bridge.background.ownership import LoopStage
+from bridge.background.pairing import Verdict
 from bridge.config import Config, LoopConfig, RouteConfig
 from bridge.parity.gate import Gate, Ruling
 from bridge.parity.tally import AGAINST, DIFFERENT, IN_FAVOUR, Tally
@@ -116,12 +118,40 @@ class View:
         """
         lease = self.leases.get(loop.name)
         holder = "" if lease is None or lease.holder is None else lease.holder
-        return {
+        row: dict[str, Any] = {
             "loop": loop.name,
             "owner": holder.partition(":")[0] or None,
             "epoch": 0 if lease is None else lease.epoch,
             "stage": self.snapshot.loops.get(loop.name, loop.stage),
         }
+        counts = self.ticks(loop)
+        if counts or row["stage"] == LoopStage.OBSERVE.value:
+            same, different = (counts.get(each.value, 0) for each in (Verdict.SAME, Verdict.DIFFERENT))
+            missing = {
+                side: counts.get(each.value, 0)
+                for side, each in (("legacy", Verdict.MISSING_LEGACY), ("modern", Verdict.MISSING_MODERN))
+            }
+            row["observed"] = {
+                "same": same,
+                "different": different,
+                "missing": sum(missing.values()),
+                "missing_on": missing,
+            }
+        return row
+
+    def ticks(self, loop: LoopConfig) -> Mapping[str, int]:
+        """
+        What was counted of a loop's dry run, under the code that was counted last.
+        """
+        found = self.counted.get(loop_key(loop.name))
+        return found[0].counts if found else {}
+
+
+def loop_key(loop: str) -> str:
+    """
+    What evidence calls a loop: no route is called so.
+    """
+    return f"loop {loop}"
 
 
 def start(route: RouteConfig) -> tuple[Stage, float]:

@@ -19,6 +19,7 @@ from modern_fastapi.tasks.rows import Claim
 from modern_fastapi.tasks.runner import Ending
 
 from .fence import Fence, Fenced
+from .rehearsal import Observe
 from .ticks import BEAT, settle, whole
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,20 @@ async def consume(services: Services, fence: Fence) -> None:
             rung = await services.bell.wait(pause)
     finally:
         await crew.end(services.settings.grace)
+
+
+async def rehearse(services: Services, observe: Observe) -> None:
+    """
+    Says what each claim would take, of what is there when the other one claims.
+    """
+    async for tick, facts in observe:
+        async with services.database.read() as connection:
+            rows = await services.rows.choose(connection, facts["limit"], facts["until"], lock=False)
+        if rows:
+            observe(
+                tick,
+                [("claim", f"tasks:{row.id}", {"name": row.name, "attempt": row.attempts + 1}) for row in rows],
+            )
 
 
 async def _is_work_due(services: Services, crew: Crew) -> bool:

@@ -6,6 +6,8 @@ every day has its one midnight.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -19,6 +21,7 @@ from modern_fastapi.schema import Report, Task, User
 from modern_fastapi.services import Services
 
 from .fence import AlreadyTicked, Fence
+from .rehearsal import Observe
 from .ticks import counted, whole
 
 # A machine that slept, or whose clock was set, wakes timers late: it looks for itself now and then.
@@ -29,14 +32,40 @@ async def daily_report(services: Services, fence: Fence) -> None:
     """
     Reports until it is cancelled.
     """
+    with _midnights() as bell:
+        while True:
+            await whole(counted(fence, report(services, fence)), services.settings.grace)
+            await bell.wait(AT_LEAST_EVERY)
+
+
+async def rehearse(services: Services, observe: Observe) -> None:
+    """
+    Says at its own midnights what each report would be.
+    """
+    told = None
+    with _midnights() as bell:
+        while True:
+            midnight = last_midnight(services.clock.now())
+            async with services.database.read() as connection:
+                if midnight != told and await _has_history(connection, as_text(midnight)):
+                    day = _day_before(midnight)
+                    figures = await _figures(connection, day, midnight)
+                    observe(f"daily_report@{as_text(midnight)}", [("row", f"reports:{day}", figures)])
+                    told = midnight
+            await bell.wait(AT_LEAST_EVERY)
+
+
+@contextmanager
+def _midnights() -> Iterator[Bell]:
+    """
+    A bell that APScheduler rings at each midnight.
+    """
     bell = Bell()
     scheduler = AsyncIOScheduler(timezone=UTC)
     scheduler.add_job(bell.ring, CronTrigger(hour=0, minute=0, timezone=UTC), misfire_grace_time=None)
     scheduler.start()
     try:
-        while True:
-            await whole(counted(fence, report(services, fence)), services.settings.grace)
-            await bell.wait(AT_LEAST_EVERY)
+        yield bell
     finally:
         scheduler.shutdown(wait=False)
 
@@ -48,12 +77,16 @@ def last_midnight(now: datetime) -> datetime:
     return now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
+def _day_before(midnight: datetime) -> str:
+    return (midnight - timedelta(days=1)).date().isoformat()
+
+
 async def report(services: Services, fence: Fence) -> None:
     """
     Writes the report of the day before the last midnight, unless it is there, or there was nothing before it.
     """
     midnight = last_midnight(services.clock.now())
-    day = (midnight - timedelta(days=1)).date().isoformat()
+    day = _day_before(midnight)
     async with services.database.read() as connection:
         there = (await connection.execute(select(Report.day).where(Report.day == day))).scalar()
         if there is not None or not await _has_history(connection, as_text(midnight)):

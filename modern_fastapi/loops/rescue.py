@@ -17,6 +17,7 @@ from modern_fastapi.services import Services, start_time
 from modern_fastapi.tasks.rows import RUNNING
 
 from .fence import Fence
+from .rehearsal import Observe
 from .ticks import BEAT, settle, whole
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,23 @@ async def rescue(services: Services, fence: Fence) -> None:
         await asyncio.sleep(INTERVAL)
 
 
-async def look(services: Services, fence: Fence, seen: dict[Mark, float], *, beat: bool = True) -> dict[Mark, float]:
+async def rehearse(services: Services, observe: Observe) -> None:
     """
-    One tick: puts back what is stale, and returns what to remember for the next, with the time of its first sight.
+    Says what each look would put back; only once it has watched for a lease, as whoever owns the loop has.
+    """
+    seen: dict[Mark, float] = {}
+    began: float | None = None
+    async for tick, facts in observe:
+        now = facts["now"]
+        began = now if began is None else began
+        seen, stale = await _find(services, seen, now)
+        if stale and now - began >= services.settings.lease:
+            observe(tick, [("row", f"tasks:{task_id}", {"attempts": attempts}) for task_id, attempts, _ in stale])
+
+
+async def _find(services: Services, seen: dict[Mark, float], now: float) -> tuple[dict[Mark, float], list[Mark]]:
+    """
+    What runs, with the time of its first sight, and what of it is stale.
     """
     running = (
         select(Task.id, Task.attempts, Task.heartbeat, Process.host, Process.pid, Process.start_time, Process.boot_id)
@@ -56,7 +71,6 @@ async def look(services: Services, fence: Fence, seen: dict[Mark, float], *, bea
     )
     async with services.database.read() as connection:
         rows = (await connection.execute(running)).all()
-    now = services.clock.monotonic()
     marks: dict[Mark, float] = {}
     stale: list[Mark] = []
     for row in rows:
@@ -65,6 +79,14 @@ async def look(services: Services, fence: Fence, seen: dict[Mark, float], *, bea
         gone = row.boot_id is not None and row.host == socket.gethostname() and is_gone(row.pid, row.start_time)
         if gone or now - since >= services.settings.lease:
             stale.append(mark)
+    return marks, stale
+
+
+async def look(services: Services, fence: Fence, seen: dict[Mark, float], *, beat: bool = True) -> dict[Mark, float]:
+    """
+    One tick: puts back what is stale, and returns what to remember for the next, with the time of its first sight.
+    """
+    marks, stale = await _find(services, seen, services.clock.monotonic())
     if not stale and not beat:
         return marks
     async with fence.write() as connection:

@@ -12,12 +12,13 @@ from modern_fastapi.database import Database
 from modern_fastapi.schema import Limit, Status, Task
 
 
-async def allowances(connection: AsyncConnection, clock: Clock) -> dict[str, int]:
+async def allowances(connection: AsyncConnection, clock: Clock, *, lock: bool = True) -> dict[str, int]:
     """
     How many tasks of each limited name may start now. Part of the transaction that claims them: the limits' rows stay
-    locked until its end, so that two processes cannot both take the last place.
+    locked until its end, so that two processes cannot both take the last place. Without the ``lock`` it is only a look.
     """
-    rows = (await connection.execute(select(Limit).with_for_update())).all()
+    limits = select(Limit).with_for_update() if lock else select(Limit)
+    rows = (await connection.execute(limits)).all()
     found: dict[str, int] = {}
     for row in rows:
         left = []

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, and_, bindparam, case, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Integer, Row, and_, bindparam, case, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.clock import Clock, as_text, later
@@ -166,23 +166,33 @@ class TaskRows:
         """
         Takes up to ``limit`` due rows of the table engine, the most urgent first, as far as the limits allow.
         """
-        left = await allowances(connection, self.clock)
-        asked = {"engine": "table", "until": as_text(self.clock.now())}
-        seqs: list[int] = []
-        while len(seqs) < limit:
-            page = DUE_LOCKED
+        until = as_text(self.clock.now())
+        return await self._take(connection, [row.seq for row in await self.choose(connection, limit, until)])
+
+    async def choose(
+        self, connection: AsyncConnection, limit: int, until: str, *, lock: bool = True
+    ) -> list[Row[int, str, str, int, str]]:
+        """
+        The rows that a claim takes, of those that were due at ``until``; without the ``lock`` somebody else may have
+        them the next moment.
+        """
+        left = await allowances(connection, self.clock, lock=lock)
+        asked = {"engine": "table", "until": until}
+        chosen: list[Row[int, str, str, int, str]] = []
+        while len(chosen) < limit:
+            page = DUE_LOCKED if lock else DUE
             if left:
                 spent = [name for name, count in left.items() if not count]
-                page = page.where(Task.name.not_in(spent), Task.seq.not_in(seqs))
-            rows = (await connection.execute(page, {**asked, "most": limit - len(seqs)})).all()
+                page = page.where(Task.name.not_in(spent), Task.seq.not_in([row.seq for row in chosen]))
+            rows = (await connection.execute(page, {**asked, "most": limit - len(chosen)})).all()
             for row in rows:
                 if left.get(row.name, 1):
-                    seqs.append(row.seq)
+                    chosen.append(row)
                     if row.name in left:
                         left[row.name] -= 1
             if not left or not rows:
                 break
-        return await self._take(connection, seqs)
+        return chosen
 
     async def claim_one(self, connection: AsyncConnection, task_id: str) -> Claim | None:
         """
@@ -197,12 +207,15 @@ class TaskRows:
         claims = await self._take(connection, list(found.scalars()))
         return claims[0] if claims else None
 
-    async def due(self, connection: AsyncConnection, engine: str, until: str, limit: int = 1000) -> list[Due]:
+    async def due(
+        self, connection: AsyncConnection, engine: str, until: str, limit: int = 1000, fresh: str | None = None
+    ) -> list[Due]:
         """
-        An engine's rows that were due at ``until``, the most urgent first.
+        An engine's rows that were due at ``until``, the most urgent first; those that were never started only where
+        they were due at ``fresh`` already.
         """
         rows = await connection.execute(DUE, {"engine": engine, "until": until, "most": limit})
-        return [(row.id, row.attempts) for row in rows]
+        return [(row.id, row.attempts) for row in rows if fresh is None or row.attempts or row.run_at <= fresh]
 
     async def move_to_table(self, connection: AsyncConnection, task_ids: Sequence[str]) -> None:
         """
@@ -235,7 +248,13 @@ class TaskRows:
         now = as_text(self.clock.now())
         shared = {"holder": self.boot_id, "moment": now}
         many = [
-            {"held_id": claim.id, "held_attempts": claim.attempts, "the_result": json.dumps(result), **shared}
+            # No result is no text, as the Twisted application writes it: both stacks share the column.
+            {
+                "held_id": claim.id,
+                "held_attempts": claim.attempts,
+                "the_result": None if result is None else json.dumps(result),
+                **shared,
+            }
             for claim, result in done
         ]
         if (await connection.execute(SUCCEEDED, many)).rowcount == len(done):

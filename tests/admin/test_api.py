@@ -298,6 +298,27 @@ def test_what_does_not_exist_is_named(tmp_path: Path) -> None:
     in_world(tmp_path, play)
 
 
+def test_a_loop_is_shown_with_its_ticks(tmp_path: Path) -> None:
+    """
+    Its row, what its dry run showed, and its changes; an unknown one is a 404.
+    """
+
+    async def play(world: World) -> None:
+        await world.client.post("/api/handoff", json={"loop": "consumer", "stage": "observe"})
+        world.store.add_counts("loop consumer", "code", {"observe.same": 3}, 1.0)
+
+        found = (await world.client.get("/api/loop", params={"name": "consumer"})).json()
+        listed = (await world.client.get("/api/status")).json()["loops"][0]
+        unknown = await world.client.get("/api/loop", params={"name": "x"})
+
+        assert ("observe", []) == (found["stage"], found["differences"])
+        assert 3 == found["observed"]["same"] == listed["observed"]["same"]
+        assert ["observe"] == [row["to"]["stage"] for row in found["audit"]]
+        assert 404 == unknown.status_code
+
+    in_world(tmp_path, play)
+
+
 def test_a_loop_is_handed_over(tmp_path: Path) -> None:
     """
     The same log, and the rules of loops.

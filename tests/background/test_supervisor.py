@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 
+from bridge.background.observing import Observation
 from bridge.background.ownership import LoopStage, Step
 from bridge.background.runners import ModernRunner
 from bridge.background.supervisor import LoopSupervisor
@@ -405,3 +406,84 @@ def test_an_epoch_is_for_one_start():
             await bench.settle()
 
     assert ["legacy starts 1", "legacy stops", "legacy starts 2"] == _run(case, drain=0.001).log
+
+
+async def _rehearse(epoch: int | None, *, observe: Any) -> None:
+    await asyncio.Event().wait()
+
+
+def _slow_to_end(log: list[str]) -> Any:
+    async def rehearse(epoch: int | None, *, observe: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(50):
+                await asyncio.sleep(0)
+            log.append("dry run ends")
+
+    return rehearse
+
+
+def test_the_dry_run_lives_with_the_stage_observe():
+    """
+    It begins with the stage, beside legacy's loop, and has ended before modern's loop starts.
+
+    Seen to fail with the drain not waiting for it.
+    """
+    attached: list[bool] = []
+
+    async def case(bench: _Bench) -> None:
+        rehearse = _slow_to_end(bench.log)
+        observation = Observation("consumer", rehearse, lambda owner: attached.append(owner is not None), print)
+        bench.supervisor.observation = observation
+        await bench.settle()
+        assert not observation.running
+        bench.stage = LoopStage.OBSERVE
+        await bench.settle()
+        assert observation.running
+        assert bench.supervisor.status().observed is not None
+        bench.stage = LoopStage.LIVE
+        while "modern starts 2" not in bench.log:
+            await bench.settle()
+        assert not observation.running
+        assert ["dry run ends", "modern starts 2"] == bench.log[-2:]
+        bench.supervisor.close()
+        await bench.settle()
+
+    bench = _run(case)
+
+    assert [True, False] == attached
+    assert bench.supervisor.status().observed is None
+
+
+def test_an_observed_loop_begins_observed():
+    """
+    Where the policy starts at observe, the dry run is there before legacy's first tick.
+    """
+
+    async def case(bench: _Bench) -> None:
+        told = bench.log.append
+        bench.supervisor.observation = Observation("consumer", _rehearse, lambda owner: told("attached"), print)
+        await bench.settle()
+        bench.supervisor.close()
+        await bench.supervisor.run()
+
+    assert ["attached", "legacy starts 1"] == _run(case, stage=LoopStage.OBSERVE).log[:2]
+
+
+def test_a_loop_that_cannot_be_observed_runs_on(caplog: pytest.LogCaptureFixture):
+    """
+    A stage that was written where no server could refuse it stops nothing: it is said once, and shown.
+    """
+
+    async def case(bench: _Bench) -> None:
+        bench.supervisor.unobservable = "It has no dry run."
+        for _ in range(3):
+            bench.now += 2
+            await bench.settle()
+
+    bench = _run(case, stage=LoopStage.OBSERVE)
+
+    assert ["legacy starts 1"] == bench.log
+    assert {"error": "It has no dry run."} == bench.supervisor.status().observed
+    assert 1 == caplog.text.count("can't be observed")

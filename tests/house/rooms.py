@@ -24,6 +24,7 @@ PURE = (
     "bridge.routing",
     "bridge.parity",
     "bridge.background.ownership",
+    "bridge.background.pairing",
 )
 
 

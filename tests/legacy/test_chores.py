@@ -150,7 +150,7 @@ def test_cleanup(jobs, clock):
     loop = Cleanup(jobs)
     jobs.database.writeNow(loop.fence.take, None)
 
-    loop.sweep(jobs.now(), now)
+    loop.sweep(jobs.now(), jobs.now(), now - HOUR)
 
     assert ["known", "young"] == sorted(os.listdir(jobs.settings.path("uploads")))
     assert ["e.csv"] == os.listdir(jobs.settings.path("exports"))
@@ -171,7 +171,7 @@ def test_expired_rows(jobs, clock):
     loop = Cleanup(jobs)
     jobs.database.writeNow(loop.fence.take, None)
 
-    loop.sweep(jobs.now(), 0)
+    loop.sweep(jobs.now(), jobs.now(), 0)
 
     assert [("PENDING",)] == jobs.sql("SELECT status FROM tasks")
     assert [("cleanup@2026-11-21T12:00:00.000000Z",)] == jobs.sql("SELECT key FROM ticks")

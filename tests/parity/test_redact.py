@@ -12,8 +12,9 @@ import string
 import pytest
 
 from bridge.parity import Kind, Redactor, compare
+from bridge.parity.observe import Effect
 from bridge.parity.redact import names_secret
-from bridge.parity.sample import MOST, Asked, curl, sample_of
+from bridge.parity.sample import MOST, Asked, curl, sample_of, tick_sample_of
 from tests.parity.conftest import JSON, seen
 
 KEY = b"k" * 32
@@ -272,3 +273,19 @@ def test_letters_without_words_are_secrets(redactor):
     """
     assert redactor.text("aBcDeFgHiJkLmNoPqRsTuVwXyZ").startswith("<secret")
     assert "internationalisationally" == redactor.text("internationalisationally")
+
+
+def test_a_loops_tick_is_redacted_and_bounded(redactor):
+    """
+    What both sides tell of a tick is stored as a request's effects are: without secrets, and not without end.
+    """
+    told = [Effect("row", "users:1", {"name": "Ann", "password": "correct horse"})]
+
+    text = tick_sample_of("cleanup@1", told, None, [], redactor)
+    huge = tick_sample_of("cleanup@1", [Effect("row", "x", "word " * MOST)], [], [], redactor)
+
+    assert "correct horse" not in text
+    hidden = {"name": "Ann", "password": redactor.token("correct horse")}
+    assert [["row", "users:1", hidden]] == json.loads(text)["legacy"]
+    assert json.loads(text)["modern"] is None
+    assert {"tick": "cleanup@1"} == json.loads(huge)
