@@ -240,6 +240,22 @@ class Evidence:
         self.books.update(books)
         self.examiner.gate = Gate(config.gate)
 
+    def judge_loop(self, loop: str, paired: Paired) -> None:
+        """
+        Keep what became of one tick that a loop's dry run and its owner told.
+        """
+        key = Key(loop_key(loop), self.books[DEFAULT_NAME].identity)
+        ledger = self.examiner.ledger
+        ledger.add(key, {paired.verdict.value: 1})
+        if paired.verdict is Verdict.SAME:
+            return
+        _log.warning("loop %s: the tick %s is %s", loop, paired.tick, paired.verdict.value)
+        differences = paired.differences or (paired.missing(),)
+        text = tick_sample_of(paired.tick, paired.legacy, paired.modern, differences, self.examiner.redactor)
+        for difference in differences:
+            if ledger.differs(key, difference) == 1:
+                ledger.keep(key, difference.fingerprint, text)
+
     async def close(self, deadline: float) -> None:
         """
         Run no more shadows.
@@ -257,22 +273,6 @@ class Evidence:
                 return self.examiner.rule(stage, self.books[route.name], tally.seconds)
             except RuntimeError:
                 # The loop counted on while this thread read the counts: look again.
-    def judge_loop(self, loop: str, paired: Paired) -> None:
-        """
-        Keep what became of one tick that a loop's dry run and its owner told.
-        """
-        key = Key(loop_key(loop), self.books[DEFAULT_NAME].identity)
-        ledger = self.examiner.ledger
-        ledger.add(key, {paired.verdict.value: 1})
-        if paired.verdict is Verdict.SAME:
-            return
-        _log.warning("loop %s: the tick %s is %s", loop, paired.tick, paired.verdict.value)
-        differences = paired.differences or (paired.missing(),)
-        text = tick_sample_of(paired.tick, paired.legacy, paired.modern, differences, self.examiner.redactor)
-        for difference in differences:
-            if ledger.differs(key, difference) == 1:
-                ledger.keep(key, difference.fingerprint, text)
-
                 continue
 
     def identity(self, route: str) -> str | None:

@@ -265,18 +265,18 @@ class Server:
     def _nudge(self) -> None:
         for loop in self.loops:
             loop.nudge()
-
-    async def _close_state(self) -> None:
-        if self.state is not None:
-            await self.state.stop()
-
-    async def _start_legacy(self) -> None:
         if self.evidence is not None:
             self.evidence.follow()
 
     def _judge_loop(self, loop: str, paired: Paired) -> None:
         if self.evidence is not None:
             self.evidence.judge_loop(loop, paired)
+
+    async def _close_state(self) -> None:
+        if self.state is not None:
+            await self.state.stop()
+
+    async def _start_legacy(self) -> None:
         if self.legacy is None or self.legacy.service is None:
             return
         if not self._privileged:
