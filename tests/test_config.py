@@ -182,6 +182,8 @@ def test_an_empty_policy_is_all_legacy() -> None:
         ("[[route]]\nmatch = 'GET /a'\ncanary = { subject = 'path:u' }", "route[0].canary.subject", "'u'"),
         ("[[route]]\nmatch = 'GET /a'\ncanary = { wait = 1 }", "route[0].canary.wait", "'weight'"),
         ("[[route]]\nmatch = 'GET /a'\nignore = ['etag']", "route[0].ignore", "header:NAME"),
+        ("[[route]]\nmatch = 'GET /a'\npromote = 'auto'\ncanary.weight = 0", "route[0].canary.weight", "for ever"),
+        ("[routes]\npromote = 'auto'\ncanary = { weight = 0 }", "routes.canary.weight", "for ever"),
         ("[[route]]\nmatch = 'GET /a'\ntolerate = { eta = 1 }", "route[0].tolerate", "$.eta"),
         ("[[route]]\nmatch = 'GET /a'\ntolerate = { '$.eta' = -1 }", "route[0].tolerate", "-1"),
         ("[[route]]\nmatch = 'GET /a'\nigore = []", "route[0].igore", "'ignore'"),

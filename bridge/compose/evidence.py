@@ -26,7 +26,7 @@ from bridge.compose.stages import Stages
 from bridge.config import Config, RouteConfig
 from bridge.dispatch import ShadowQueue
 from bridge.dispatch.asgi import App
-from bridge.dispatch.books import Book, book_of, code_identity
+from bridge.dispatch.books import MOMENTS, Book, book_of, code_identity
 from bridge.dispatch.examiner import Examiner
 from bridge.dispatch.keeper import Keeper
 from bridge.dispatch.ledger import Batch, Key, Ledger, Totals, store_batch
@@ -46,6 +46,8 @@ The lease that makes one process of many the one that moves routes.
 """
 
 _log = logging.getLogger("bridge.gate")
+
+_SHADOWED = (Stage.SHADOW, Stage.CANARY, Stage.LIVE)
 
 
 def books_of(config: Config, store: Store | None, wall: float) -> dict[str, Book]:
@@ -218,7 +220,7 @@ class Evidence:
         )
         self.shadows = ShadowQueue(self.apps, self.examiner)
         if self.sandboxes:
-            self.feed = SandboxFeed(self.shadows, self.sandboxes, self.examiner.broke)
+            self.feed = SandboxFeed(self.shadows, self.sandboxes, self.examiner.broke, wanted=False, rules=self._rules)
             self.shadows.feed = self.feed
         self.keeper = Keeper(self.stages.table, self.examiner, ThreadSink(self.thread), self.seat, time.time)
         self.supervisor = LoopSupervisor(
@@ -231,10 +233,25 @@ class Evidence:
             level=logging.DEBUG,
         )
 
+    def _rules(self, route: Route) -> Rules:
+        book = self.books.get(route.name)
+        return Rules(moments=MOMENTS) if book is None else book.rules
+
+    def follow(self) -> None:
+        """
+        Some route may stand elsewhere: sandboxes are there while one is fed, and no longer.
+        """
+        if self.feed is not None:
+            table = self.stages.table.value
+            fed = any(route.effects is Effects.SANDBOXED and route.stage in _SHADOWED for route in table.routes)
+            self.feed.want(fed and not table.force_legacy)
+
     async def reread(self, config: Config) -> None:
         """
         Know the routes of a new policy; evidence of changed ones begins anew.
         """
+        if self.feed is None and any(route.effects is Effects.SANDBOXED for route in config.routes):
+            raise ConfigError(config.source, "route.effects", "'sandboxed' needs sandboxes, which only a restart makes")
         books = await self.thread.call(_reread, config, time.time())
         self.books.clear()
         self.books.update(books)

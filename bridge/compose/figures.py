@@ -30,6 +30,13 @@ def figures(server: Server) -> list[Metric]:
         _one("bgserver_shadows_running", "gauge", "Requests that are being shadowed.", shadows.busy),
         _one("bgserver_shadows_lingering", "gauge", "Slots held by shadows that don't end.", shadows.lingering),
     ]
+    feed = None if server.evidence is None else server.evidence.feed
+    if feed is not None:
+        found += [
+            _one("bgserver_sandbox_ready", "gauge", "Whether the copies stand where the stores do.", float(feed.ready)),
+            _one("bgserver_sandbox_waiting", "gauge", "Writes that the sandboxes still work on.", feed.waiting),
+            _one("bgserver_sandbox_seedings_total", "counter", "How often the copies were made.", feed.seedings),
+        ]
     if server.state is not None:
         health = server.state.health()
         found += [

@@ -29,7 +29,8 @@ from bridge.web.resource_app import ResourceApp
 
 def sandboxes(config: Config, reactor: BridgeReactor) -> dict[Side, Sandbox]:
     """
-    What the policy's sandboxed routes need; empty where it has none.
+    What the policy's sandboxed routes need; empty where it has none.  Nothing is made or
+    opened before a feed starts them.
 
     @raise BridgeError: If a sandbox isn't declared as it must be.
     """

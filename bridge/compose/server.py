@@ -75,6 +75,9 @@ class _Nobody:
     def judge(self, trial: Trial) -> None: ...
 
     def dropped(self, decision: Decision, why: Dropped) -> None: ...
+    def doubts(self, trial: Trial) -> bool:
+        return False
+
 
     def answered(self, decision: Decision, status: int, seconds: float) -> None: ...
 
@@ -314,6 +317,7 @@ class Server:
 
     def _supervised(self) -> tuple[LoopSupervisor, ...]:
         return self.loops if self.evidence is None else (*self.loops, self.evidence.supervisor)
+            self.evidence.follow()
 
     async def _drain_loops(self) -> None:
         if self._running:

@@ -85,6 +85,8 @@ class RouteConfig:
 
     @ivar pattern: None for the default route.
     @ivar effects: As declared, or as an undeclared one counts.
+    @ivar weight: Percent of the subjects that a canary moves; more than none, so that the
+        gate, which waits for modern's answers there, gets some.
     @ivar outcomes: Statuses that evidence must contain.
     @ivar ignore: C{header:NAME} and C{$.path} that are not compared.
     @ivar tolerate: C{$.path} to the difference of numbers that still counts as same.
@@ -95,7 +97,7 @@ class RouteConfig:
     promote: str = "manual"
     sample: float = 1.0
     effects: Effects = Effects.EXTERNAL
-    weight: float = 0.0
+    weight: float = 5.0
     selector: Selector = BY_CLIENT
     salt: str | None = None
     outcomes: tuple[int, ...] = ()

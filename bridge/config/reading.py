@@ -171,7 +171,11 @@ def _route(table: Table, default: RouteConfig, built: frozenset[str]) -> RouteCo
         table.need(built, f"stage:{made['stage'].value}", "stage")
     if made.get("promote") == "auto":
         table.need(built, "promote:auto", "promote")
-    return attrs.evolve(default, **made)
+    route = attrs.evolve(default, **made)
+    if route.promote == "auto" and not route.weight:
+        problem = '0 with promote = "auto" would hold the route in canary for ever. Give it some percent.'
+        raise table.wrong("canary.weight", problem)
+    return route
 
 
 def _named(table: Table, default: RouteConfig, built: frozenset[str]) -> RouteConfig:

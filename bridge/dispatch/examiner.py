@@ -68,16 +68,7 @@ class Examiner:
         book = self.books.get(route.name)
         if book is None:
             return
-        judged = judge(
-            trial.answer,
-            trial.other,
-            trial.replicate,
-            trial.decision.answers is Side.MODERN,
-            book.rules,
-            route.stream,
-            route.effects is Effects.SANDBOXED,
-            trial.stored,
-        )
+        judged = _judged(trial, book)
         key = Key(route.name, book.identity)
         self.ledger.add(key, counts_of(judged, route.stage.value))
         self._remember(key, book, trial, judged)
@@ -86,6 +77,13 @@ class Examiner:
             against = judged.discord is Discord.AGAINST
             self._walks[key, route.stage] = self.gate.split.after(before, against)
         self._weigh(key, route)
+
+    def doubts(self, trial: Trial) -> bool:
+        """
+        Whether the two sides differ where the answering side agrees with itself.
+        """
+        book = self.books.get(trial.decision.route.name)
+        return book is not None and _judged(trial, book).verdict is Verdict.DIFFERENT
 
     def dropped(self, decision: Decision, why: Dropped) -> None:
         """
@@ -204,3 +202,17 @@ class Examiner:
             tuple(secrets),
         )
         return sample_of(asked, legacy, modern, decision.answers.value, judged.differences, self.redactor)
+
+
+def _judged(trial: Trial, book: Book) -> Judged:
+    route = trial.decision.route
+    return judge(
+        trial.answer,
+        trial.other,
+        trial.replicate,
+        trial.decision.answers is Side.MODERN,
+        book.rules,
+        route.stream,
+        route.effects is Effects.SANDBOXED,
+        trial.stored,
+    )

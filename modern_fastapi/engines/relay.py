@@ -35,9 +35,10 @@ class Relay:
     """
     The rows of one engine on their way to it.
 
-    ``deliver`` hands ids over, or raises ``Undeliverable``. A row that still waits ``patience`` seconds later is handed
-    over again, each time after twice the pause. Where nothing can be delivered for that long, the rows go to the table
-    instead, for any consumer.
+    ``deliver`` hands ids over, or raises ``Undeliverable``. A row that was never started is left to whoever submitted
+    it for ``delay`` seconds; a retry is nobody else's, and is handed over when it is due. A row that still waits
+    ``patience`` seconds later is handed over again, each time after twice the pause. Where nothing can be delivered for
+    that long, the rows go to the table instead, for any consumer.
     """
 
     def __init__(
@@ -75,9 +76,9 @@ class Relay:
 
     async def _due(self) -> list[Due]:
         rows, now = self._services.rows, self._services.clock.monotonic()
-        until = as_text(self._services.clock.now() - self._delay)
+        moment = self._services.clock.now()
         async with self._services.database.read() as connection:
-            due = await rows.due(connection, self._engine, until)
+            due = await rows.due(connection, self._engine, as_text(moment), fresh=as_text(moment - self._delay))
         self._handed = {row: self._handed[row] for row in due if row in self._handed}
         fresh = [row for row in due if self._handed.get(row, (0.0, 0.0))[0] <= now]
         return fresh[:BATCH]

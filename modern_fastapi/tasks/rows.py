@@ -45,7 +45,7 @@ CLAIMABLE = and_(
     ),
 )
 DUE = (
-    select(Task.seq, Task.id, Task.name, Task.attempts)
+    select(Task.seq, Task.id, Task.name, Task.attempts, Task.run_at)
     .where(CLAIMABLE, Task.run_at <= bindparam("until"), Task.engine == bindparam("engine"))
     .order_by(Task.priority.desc(), Task.run_at, Task.seq)
     .limit(bindparam("most", type_=Integer))

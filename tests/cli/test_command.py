@@ -105,7 +105,7 @@ def test_a_canary_without_a_weight_is_refused(bgctl: Bgctl) -> None:
     """
     0 % is no canary.
     """
-    said = bgctl("set", "POST /log", "canary", "--force", "--why", "w")
+    said = bgctl("set", "POST /log", "canary", "--weight", "0", "--force", "--why", "w")
 
     assert said.status == 1
     assert "--weight" in said.err

@@ -1,5 +1,6 @@
 """
-What the dispatch tests arrange with: real ASGI applications, called in process.
+What the dispatch tests arrange with: real ASGI applications, called in process, or
+standing behind the two roads of a real protocol.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ class Bench:
         while len(self.trials) < count:
             self.heard.clear()
             await self.heard.wait()
+
+    def doubts(self, trial: Trial) -> bool:
+        return False
 
     def dropped(self, decision: Decision, why: Dropped) -> None:
         self.drops.append((decision.route.name, why))

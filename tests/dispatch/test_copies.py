@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import uuid
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -16,7 +16,9 @@ from bridge.dispatch.sandbox.net import learned, net, private_ids, rewritten
 from bridge.dispatch.sandbox.postgresql import PostgreSQLCopy
 from bridge.dispatch.sandbox.sqlite import SQLiteCopy
 from bridge.dispatch.trial import Request
-from bridge.parity import Effect, Ending, Recording
+from bridge.parity import Effect, Ending, Recording, Rules
+from bridge.parity.effects import compare_effects
+from bridge.parity.ids import IdMap
 
 ONE = "11111111-1111-4111-8111-111111111111"
 TWO = "22222222-2222-4222-8222-222222222222"
@@ -91,6 +93,49 @@ def test_a_line_is_told_once(tmp_path, monkeypatch):
     second = copy.changes()
 
     assert ["1", "x"] == [change.value["line"] for change in (*first, *second)]
+
+
+def test_a_file_that_goes_meanwhile_hides_no_other(tmp_path, monkeypatch):
+    """
+    Between the look at a folder and the look at a file that file may go, as temporary ones
+    do; the others are there all the same.
+
+    Seen to fail where the rest of the folder was passed over: its files counted as deleted.
+    """
+    copy = FolderCopy(tmp_path / "data", tmp_path / "copy")
+    copy.seed(None)
+    for name in ("1-part", "2-mail", "3-mail"):
+        (tmp_path / "copy" / name).write_text("x")
+
+    @contextmanager
+    def scandir(path):
+        with real(path) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        (tmp_path / "copy" / "1-part").unlink(missing_ok=True)
+        yield entries
+
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+
+    assert ["data:2-mail", "data:3-mail"] == [effect.key for effect in copy.changes()]
+    assert [] == copy.changes()
+
+
+def test_large_files_are_told_by_what_is_in_them(tmp_path):
+    """
+    Two of one size that say different things are different, under a map of ids, too.
+
+    Seen to fail with a hexadecimal digest, which looks like an id, and is mapped.
+    """
+    told = []
+    for name in ("a", "b"):
+        copy = FolderCopy(tmp_path / "data", tmp_path / name)
+        copy.seed(None)
+        (tmp_path / name / "large").write_text(name * 100_000)
+        told.append(copy.changes())
+
+    [difference] = compare_effects(*told, Rules(), IdMap())
+    assert "effect:file:data.digest" == difference.path
 
 
 def test_folders_are_seeded_alike(tmp_path):

@@ -171,6 +171,54 @@ def test_a_route_goes_from_legacy_to_live_unattended(town, play):
     play(story())
 
 
+def test_a_write_between_two_runs_is_noise(town, play):
+    """
+    Shadows of reads run on living stores.  Where the store changed after the replicate
+    and before the other side, the answering side is asked once more, and differs from
+    its own answer as well.
+
+    Fails, with ten differences, where the doubt isn't followed up.
+    """
+    store, order = [0], []
+
+    def app(name):
+        async def inner(scope, receive, send):
+            if len(order) % 4 == 2:
+                store[0] += 1  # somebody writes: the answer and the replicate have seen the old value
+            order.append(name)
+            await answering(b"%d" % store[0])(scope, receive, send)
+
+        return inner
+
+    async def story():
+        t = town(app("legacy"), app("modern"))
+        t.house.shadows.shuffled = lambda sides: sides.sort(key=lambda each: each.value)
+
+        await t.traffic(10)
+        await t.keeper.store()
+
+        assert ["legacy", "legacy", "modern", "legacy"] * 10 == order
+        counts = t.state.counters[ROUTE, "i"]
+        assert (10, 0) == (counts["shadow.noise"], counts.get("shadow.against", 0))
+
+    play(story())
+
+
+def test_a_doubt_does_not_excuse_a_wrong_side(town, play):
+    """
+    Asked again, legacy says what it said before: modern is what differs.
+    """
+
+    async def story():
+        t = town(answering(b"x"), answering(b"y"))
+        await t.traffic(6)
+        await t.keeper.store()
+
+        assert 6 == t.state.counters[ROUTE, "i"]["shadow.different"] == t.state.counters[ROUTE, "i"]["shadow.against"]
+
+    play(story())
+
+
 @pytest.mark.parametrize("stage", [Stage.CANARY, Stage.LIVE])
 def test_a_regression_goes_back_without_a_turn(town, play, stage):
     """

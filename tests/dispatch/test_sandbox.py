@@ -122,7 +122,7 @@ def town(tmp_path):
     Build it: both sides on one real store, each with a sandbox of its own.
     """
 
-    async def build(fault="", stage=Stage.SHADOW, both=True):
+    async def build(fault="", stage=Stage.SHADOW, both=True, wanted=True):
         real = Office(tmp_path / "real")
         await real.start()
         broken: list = []
@@ -145,7 +145,7 @@ def town(tmp_path):
             assert {"data": side.value} == settings
             sandboxes[side] = Sandbox(offices[side.value], copies)
         pace = Pace(quiet=0.01, settle=0.1, look=0.001, again=0.0, longest=0.0)
-        feed = SandboxFeed(queue, sandboxes, lambda route, why: broken.append((route.name, why)), pace)
+        feed = SandboxFeed(queue, sandboxes, lambda route, why: broken.append((route.name, why)), pace, wanted)
         queue.feed = feed
         routes = [
             Route("POST /register", stage, effects=Effects.SANDBOXED),
@@ -446,6 +446,38 @@ def test_an_instance_that_fails_is_made_anew(town, play, caplog):
 
     play(story())
     assert "no room" in caplog.text
+
+
+def test_nothing_is_made_before_it_is_wanted(town, play, tmp_path):
+    """
+    A sandbox that no route uses has no copies and no instances; from the moment that one
+    does it has both, and the instances go when none does any more.
+    """
+
+    async def story():
+        t = await town(wanted=False)
+        await t.register("0@x")
+        assert [0, 0] == [t.offices[side].starts for side in ("legacy", "modern")]
+        assert not (tmp_path / "legacy").exists() and not (tmp_path / "modern").exists()
+        assert [("POST /register", Dropped.UNSEEDED)] == t.house.bench.drops
+
+        t.feed.want(True)
+        await t.settled()
+        await t.register("1@x")
+        await t.settled()
+        assert Verdict.SAME is t.judged().verdict
+        assert (1, 2) == (t.feed.seedings, rows(tmp_path / "modern", "users"))
+
+        t.feed.want(False)
+        await t.settled()
+        assert [None, None] == [sandbox.app for sandbox in t.feed.sandboxes.values()]
+        await t.register("2@x")
+        t.feed.want(True)
+        await t.settled()
+        assert (2, 3) == (t.feed.seedings, rows(tmp_path / "modern", "users"))
+        await t.feed.close()
+
+    play(story())
 
 
 def test_writes_across_a_snapshot_spoil_it(town, play):

@@ -337,6 +337,36 @@ def test_row_of_a_lost_engine_is_found(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_retry_is_not_left_to_its_request(tmp_path: Path) -> None:
+    """
+    The inline engine leaves a new row to the request that made it for a while; a retry has no request any more, and is
+    run when it is due.
+
+    Seen to fail with the delay counted for both.
+    """
+
+    async def scenario() -> None:
+        clock = SteppedClock()
+        handed: list[str] = []
+
+        async def deliver(task_ids: Sequence[str]) -> None:
+            handed.extend(task_ids)
+
+        async with services(tmp_path, clock, engine="inline") as made:
+            failed = await add(made, "api.unstable", {"failures": 1}, engine="inline")
+            await made.runner.execute(failed)
+            clock.step(1.0)
+            fresh = await add(made, engine="inline")
+            relay = Relay(made, "inline", deliver, delay=2.0)
+            await relay._hand_over(await relay._due())
+            assert [failed] == handed
+            clock.step(2.0)
+            await relay._hand_over(await relay._due())
+            assert [failed, fresh] == handed
+
+    run(scenario())
+
+
 def test_one_failing_task_does_not_skip_the_next(tmp_path: Path) -> None:
     """
     W8: of a request's BackgroundTasks the first exception skips the rest. Here each is a row of its own.

@@ -177,6 +177,23 @@ def test_success_forgets_the_error(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_no_result_is_no_text(tmp_path: Path) -> None:
+    """
+    A task that gives nothing back leaves its column empty, as the Twisted application does.
+
+    Seen to fail with ``json.dumps`` of everything, which wrote ``null``.
+    """
+
+    async def scenario() -> None:
+        async with claimed(tmp_path, SteppedClock()) as (made, held):
+            async with made.database.write() as connection:
+                await made.rows.succeed(connection, [(held, None)])
+            now = await row(made, held.id)
+        assert ("SUCCESS", None) == (now.status, now.result)
+
+    run(scenario())
+
+
 def test_cancelled_while_failing_is_not_tried_again(tmp_path: Path) -> None:
     """
     Who asked for the end of a task gets it, although the task failed before it heard.

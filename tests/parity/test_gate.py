@@ -38,7 +38,10 @@ GOOD = {"same": 326, "aa": 326, "by_modern": 20}
         ({"same": 326, "aa": 100}, "needs 100 more A/A pairs"),
         ({**GOOD, "seen:200": 326, "seen:404": 5}, "needs 15 more pairs with status 404"),
         ({"same": 50, "different": 5}, "rejected: 5 of 55 pairs differ"),
-        ({**GOOD, "seen:200": 20, "seen:404": 20, "slower": 8}, "modern is slower: in 8 pairs against 0"),
+        (
+            {**GOOD, "seen:200": 20, "seen:404": 20, "slower": 67, "faster": 1},
+            "modern is slower: in 67 of 326 pairs, faster in 1",
+        ),
     ],
 )
 def test_what_is_lacking(counts, why):
@@ -50,6 +53,15 @@ def test_what_is_lacking(counts, why):
     assert Action.HOLD is ruling.action
     assert ruling.why.startswith(why)
     assert not ruling.passing
+
+
+def test_a_slow_pair_now_and_then_holds_nothing():
+    """
+    A fifth of the pairs must be slower, and not as many faster: a busy loop makes some.
+    """
+    for slower, faster in [(65, 0), (100, 40)]:
+        counts = {**GOOD, "slower": slower, "faster": faster}
+        assert Gate(NOW).rule(Stage.SHADOW, tally(**counts), auto=True).passing
 
 
 def test_promotion():

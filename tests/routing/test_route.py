@@ -99,6 +99,21 @@ def test_the_sample_is_the_share_that_is_shadowed(stage: Stage) -> None:
     assert inside[0] is outside[0]
 
 
+@pytest.mark.parametrize("stage", [Stage.SHADOW, Stage.CANARY, Stage.LIVE])
+@pytest.mark.parametrize("sample", [0.0, 0.25])
+def test_every_sandboxed_write_is_shadowed(stage: Stage, sample: float) -> None:
+    """
+    Whatever the sample: a copy that misses a write stands elsewhere than its store from then on.
+
+    Seen to fail with the sample counted for all effects.
+    """
+    route = Route("GET /x", stage=stage, sample=sample, effects=Effects.SANDBOXED)
+
+    answers, shadows = decide(route, Asked(b"x", 0.9))
+
+    assert shadows is answers.other
+
+
 @pytest.mark.parametrize("stage", [Stage.SHADOW, Stage.LIVE])
 def test_a_sample_of_nothing_asks_nothing(stage: Stage) -> None:
     """

@@ -7,7 +7,7 @@ two runs of the same write on the same data.  The real stores are only ever read
 seed, and to see that nothing leaked into them.
 
 Refuses: to run two writes at once, to feed a copy that no longer stands where the
-stores stood, and to hold up an answer.
+stores stood, to hold up an answer, and to make anything while nobody wants it.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class SandboxFeed:
     one of its own.
 
     @ivar broke: Told which guarantee is broken at which route.
+    @ivar wanted: Whether any route is to be fed; L{want} says so.
+    @ivar rules: What counts as the same on a route.
     @ivar seedings: How often the copies were made.
     """
 
@@ -72,6 +74,8 @@ class SandboxFeed:
     sandboxes: Mapping[Side, Sandbox]
     broke: Callable[[Route, str], None]
     pace: Pace = attrs.field(factory=Pace)
+    wanted: bool = True
+    rules: Callable[[Route], Rules] = lambda route: Rules(moments=60.0)
     seedings: int = 0
     problem: str = ""
     _waiting: collections.deque[_Write] = attrs.field(factory=collections.deque)
@@ -89,7 +93,7 @@ class SandboxFeed:
 
     def start(self) -> None:
         """
-        Begin: the copies are made first.
+        Begin: the copies are made first, once they are wanted.
         """
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "bgserver-sandbox")
         loop = asyncio.get_running_loop()
@@ -109,12 +113,29 @@ class SandboxFeed:
                     await self._in_thread(copy.close)
             self._pool.shutdown(wait=False)
 
+    def want(self, wanted: bool) -> None:
+        """
+        Say whether any route is to be fed from now on: until one is, there are neither
+        copies nor instances, and when none is any more, the instances go.
+        """
+        if wanted is not self.wanted:
+            self.wanted = wanted
+            self._idle.clear()
+            self._wake.set()
+
     @property
     def ready(self) -> bool:
         """
         Whether the copies stand where the stores stand, as far as is known.
         """
         return not self._stale
+
+    @property
+    def waiting(self) -> int:
+        """
+        Writes that wait for their turn, or for the end of their work.
+        """
+        return len(self._waiting) + len(self._open)
 
     async def settled(self) -> None:
         """
@@ -170,9 +191,12 @@ class SandboxFeed:
     async def _run(self) -> None:
         while True:
             try:
-                if self._stale:
+                if not self.wanted:
+                    await self._rest()
+                elif self._stale:
                     await asyncio.sleep(self._pause)
-                    await self._seed()
+                    if self.wanted:
+                        await self._seed()
                 elif self._waiting and len(self._open) < self.pace.open:
                     await self._one(self._waiting.popleft())
                     await self._close_open()
@@ -197,6 +221,17 @@ class SandboxFeed:
     def _slower(self) -> None:
         self._pause = min(self.pace.longest, max(self.pace.again, self._pause * 2))
 
+    async def _rest(self) -> None:
+        if not self._stale:
+            self._make_anew()
+        await self._close_open(all_=True)
+        await self._stop_instances()
+        self._pause, self._tries = 0.0, 0
+        self._wake.clear()
+        if not self.wanted:
+            self._idle.set()
+            await self._wake.wait()
+
     async def _seed(self) -> None:
         await self._close_open(all_=True)
         await self._stop_instances()
@@ -212,6 +247,8 @@ class SandboxFeed:
                 first = sandbox.copies
                 # What is answered from here on isn't in the copies.
                 self._taken = (began, self.queue.clock())
+            if self._stale:
+                return  # spoiled already: nothing needs to start on it
         for sandbox in self.sandboxes.values():
             sandbox.app = await sandbox.instance.start()
         # What an instance writes at its start, and by itself, is no write's effect.
@@ -253,11 +290,15 @@ class SandboxFeed:
         replicate, other = found.get(decision.answers), found[decision.shadows]
         for side in sides:
             self._learn(self.sandboxes[side], answer, found[side])
-        if not self._drifts(answer, other if replicate is None else replicate, replicate is None):
+        rules = self.rules(decision.route)
+        if not self._drifts(answer, other if replicate is None else replicate, replicate is None, rules):
             self._pause = 0.0 if self._strange == 0 else self._pause
             self._tries = 0
-        trial = Trial(decision, request, answer, other, replicate)
-        self._open.append(_Open(trial, traces, self.queue.clock()))
+        done = _Open(Trial(decision, request, answer, other, replicate), traces, self.queue.clock())
+        self._open.append(done)
+        while not self._even(done) and self.queue.clock() - done.since < self.pace.even:
+            await asyncio.sleep(self.pace.look / 5)
+            await self._look()
 
     async def _close_open(self, all_: bool = False) -> None:
         """
@@ -278,9 +319,9 @@ class SandboxFeed:
         trial = self._with_stored(done)
         if trial.stored is None or trial.replicate is None:
             return True
-        rules = Rules(moments=60.0)
         modern = trial.decision.answers is Side.MODERN
-        return not compare_stored(trial.other, trial.replicate, modern, rules, trial.stored)
+        found = compare_stored(trial.other, trial.replicate, modern, self.rules(trial.decision.route), trial.stored)
+        return not found
 
     async def _judge(self, done: _Open) -> None:
         for side, trace in done.traces.items():
@@ -321,7 +362,7 @@ class SandboxFeed:
         sandbox.ids.update(learned(answer, own))
         _bound(sandbox.ids)
 
-    def _drifts(self, answer: Observation, own: Observation, status_alone: bool) -> bool:
+    def _drifts(self, answer: Observation, own: Observation, status_alone: bool, rules: Rules) -> bool:
         """
         Whether the copies seem to stand elsewhere than the stores: a side and its own
         second instance answer differently, again and again.
@@ -330,7 +371,7 @@ class SandboxFeed:
             same = answer.status == own.status
         else:
             bare = attrs.evolve(answer, effects=()), attrs.evolve(own, effects=())
-            same = compare(*bare, Rules(moments=60.0), IdMap()).same
+            same = compare(*bare, rules, IdMap()).same
         self._strange = 0 if same else self._strange + 1
         if self._strange < self.pace.drift:
             return False

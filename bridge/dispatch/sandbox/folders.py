@@ -107,7 +107,8 @@ class FolderCopy:
                 return {"lines": [_line(line) for line in kept.decode("utf-8").removesuffix("\n").split("\n")]}
             except UnicodeDecodeError:
                 pass
-        return {"size": size, "digest": total.hexdigest()}
+        # In decimals: a hexadecimal word would be taken for an id, and mapped to the other's.
+        return {"size": size, "digest": str(int.from_bytes(total.digest(), "big"))}
 
     def leaked(self, ids: Sequence[str]) -> str:
         """
@@ -146,13 +147,17 @@ def _files(folder: Path) -> Iterator[tuple[str, _Stamp]]:
     work = [folder]
     while work:
         try:
-            with os.scandir(work.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        work.append(Path(entry.path))
-                    elif entry.is_file(follow_symlinks=False):
-                        stat = entry.stat(follow_symlinks=False)
-                        name = Path(entry.path).relative_to(folder).as_posix()
-                        yield name, (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+            with os.scandir(work.pop()) as found:
+                entries = list(found)
         except FileNotFoundError:
             continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                work.append(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                try:
+                    stat = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # that one went while we looked; the others are there
+                name = Path(entry.path).relative_to(folder).as_posix()
+                yield name, (stat.st_size, stat.st_mtime_ns, stat.st_ino)

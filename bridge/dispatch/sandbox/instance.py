@@ -58,6 +58,8 @@ class Pace:
     @ivar open: Writes whose background work may still go on, at most; the next waits.
     @ivar quiet: Seconds without a change after which a write's work has ended, if both
         sides did the same by then; else it has until C{settle}.
+    @ivar even: Seconds that the next write waits until both sides have done the same:
+        most work ends at once, and what ends before the next write begins is surely its own.
     @ivar look: Seconds between two looks at the copies.
     @ivar drift: How many writes in a row a side's own sandbox must answer otherwise
         than the side itself, until the copies are made anew.
@@ -66,9 +68,10 @@ class Pace:
     """
 
     waiting: int = 256
-    open: int = 64
+    open: int = 256
     quiet: float = 2.0
     settle: float = 10.0
+    even: float = 0.25
     look: float = 0.05
     drift: int = 3
     again: float = 5.0

@@ -3,8 +3,9 @@ Owns the question whose change a change is: an instance goes on working after it
 answer, and the next write is run meanwhile.
 
 A change belongs to the write that is being run, if they share an id, or if that
-write's request or answer says its key; else to the first with which it does: who made
-a task is whose its progress is, and if that write is judged already, nobody's.  A
+write's request or answer says its key; else to the first with whose ids it shares one,
+or to the last whose words say its key: who made a task is whose its progress is, and if
+that write is judged already, nobody's.  A key that only counts rows says nothing.  A
 change that shares nothing with any is the running write's.  What an instance writes
 when nothing runs is its own, and so is whatever it writes there later.
 
@@ -102,8 +103,9 @@ def belongs(change: Effect, traces: Sequence[Trace], current: Trace | None, habi
         return
     ids -= habits.common
     trace = _first(asked, ids)
-    if trace is None and not ids and len(name) >= _TELLING:
-        trace = next((each for each in asked if name in each.text), None)
+    if trace is None and not ids and len(name) >= _TELLING and not name.isdecimal():
+        last = [*reversed(traces)] if current is None else [current, *reversed(traces)]
+        trace = next((each for each in last if name in each.text), None)
     if trace is None and habits.gone.keys().isdisjoint(ids):
         said = set(ID.findall(json.dumps(change.value, default=str))) - habits.common
         trace = _first(asked, said)
