@@ -40,6 +40,20 @@ class Picture:
 
 
 @attrs.define
+class Tally:
+    """
+    How many cases were run, how many answers compared with what they promise, and how many cases did not hold.
+    """
+
+    cases: int = 0
+    answers: int = 0
+    different: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.cases} cases, {self.answers} answers compared, {self.different} differences"
+
+
+@attrs.define
 class Runner:
     """
     The cases' way to one server. Its owner starts and stops the server, and gives the same runner all cases.
@@ -48,6 +62,7 @@ class Runner:
     address: tuple[str, int]
     data: Path
     database: Database
+    tally: Tally = attrs.Factory(Tally)
     _last: Picture | None = attrs.field(default=None, init=False)
     _calm: bool = attrs.field(default=True, init=False)
 
@@ -65,6 +80,12 @@ class Runner:
         """
         Every difference, as one line each; none where the case holds.
         """
+        problems = self._run(case)
+        self.tally.cases += 1
+        self.tally.different += bool(problems)
+        return problems
+
+    def _run(self, case: Case) -> list[str]:
         if not self._calm:
             self.database.calm()
             self._calm = True
@@ -156,6 +177,7 @@ class Runner:
         """
         Every difference between one answer and its step.
         """
+        self.tally.answers += 1
         problems: list[str] = []
         if step.status != answer.status:
             problems.append(f"status: expected {step.status}, got {answer.status}")

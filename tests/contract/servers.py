@@ -145,6 +145,13 @@ class Target:
         """
         return self.through == "attached" or self.store == "postgresql"
 
+    @property
+    def long(self) -> bool:
+        """
+        Whether only the full count runs it: each half of it, the way and the store, runs in the whole suite already.
+        """
+        return self.through == "attached" and self.store == "postgresql"
+
 
 TARGETS = (
     Target("legacy", "legacy", "alone"),
@@ -155,6 +162,10 @@ TARGETS = (
     Target("attached-modern", "modern", "attached"),
     Target("legacy-postgresql", "legacy", "alone", "postgresql"),
     Target("modern-postgresql", "modern", "alone", "postgresql"),
+    Target("owned-legacy-postgresql", "legacy", "owned", "postgresql"),
+    Target("owned-modern-postgresql", "modern", "owned", "postgresql"),
+    Target("attached-legacy-postgresql", "legacy", "attached", "postgresql"),
+    Target("attached-modern-postgresql", "modern", "attached", "postgresql"),
 )
 
 UVICORN = ("--host", "127.0.0.1", "--port")

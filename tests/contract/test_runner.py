@@ -17,7 +17,7 @@ import pytest
 from tests.contract.cases import COLUMNS, CaseError, load, parse
 from tests.contract.patterns import expand, matches
 from tests.contract.runner import Runner, mail_differences
-from tests.contract.servers import ROOT
+from tests.contract.servers import ROOT, TARGETS
 from tests.contract.stores import KEYS, Database
 
 ID = "11111111-1111-4111-8111-111111111111"
@@ -453,3 +453,15 @@ def test_mail_is_compared_whole() -> None:
         (b"Date: Sat, 21 Nov 2026 20:00:00 +0000\r\n", b""),
     ):
         assert mail_differences("m", expected, mail.replace(old, new))
+
+
+def test_the_document_says_how_much_is_compared() -> None:
+    """
+    docs/example.md has the number of the cases, of their answers, and of the targets, as they are now.
+    """
+    cases = load()
+    answers = sum(len(case.steps) for case in cases)
+    text = (ROOT / "docs" / "example.md").read_text("utf-8")
+
+    assert f"{len(cases)} cases, {answers} answers, on {len(TARGETS)} targets" in text
+    assert f"{answers * len(TARGETS):,} answers" in text
