@@ -314,10 +314,10 @@ class Server:
             self.life.spawn(self.evidence.keeper.run(), "evidence")
             if self.evidence.feed is not None:
                 self.evidence.feed.start()
+            self.evidence.follow()
 
     def _supervised(self) -> tuple[LoopSupervisor, ...]:
         return self.loops if self.evidence is None else (*self.loops, self.evidence.supervisor)
-            self.evidence.follow()
 
     async def _drain_loops(self) -> None:
         if self._running:
