@@ -56,7 +56,8 @@ class Route:
     @ivar pattern: Which requests; None for the default route.  Its text is read.
     @ivar weight: Percent of subjects that the canary stage sends to modern.
     @ivar effects: Undeclared, a route of GET alone has none, any other external.
-    @ivar sample: Share of requests that are shadowed, 0 to 1.
+    @ivar sample: Share of requests that are shadowed, 0 to 1; of sandboxed writes all
+        are, since a copy that missed one stands elsewhere than its store.
     @ivar selector: What a canary sticks to.
     @ivar salt: Key of the canary's hash; the route's name unless given, so that
         two canaries don't pick the same clients.
@@ -139,6 +140,7 @@ class Fate:
     alone: dict[Side, Decision]
     threshold: int
     place: int
+    sample: float = 1.0
 
     def choose(self, segments: Sequence[bytes], asks: Asks) -> Decision:
         """
@@ -157,7 +159,7 @@ class Fate:
                 side = Side.MODERN
         if not self.watched:
             return self.alone[side]
-        if route.sample >= 1.0 or asks.dice() < route.sample:
+        if self.sample >= 1.0 or asks.dice() < self.sample:
             return self.watched[side]
         return self.alone[side]
 
@@ -199,13 +201,14 @@ def fate(route: Route, force_legacy: bool = False) -> Fate:
             note = "; not in the sample"
             watched[side] = Decision(route, side, side.other, f"{because}; {side.other.value} is observed")
         alone[side] = Decision(route, side, None, because + note)
-    if route.sample <= 0:
+    sample = 1.0 if route.effects is Effects.SANDBOXED else route.sample
+    if sample <= 0:
         watched = {}
     if route.stage is not Stage.CANARY:
         side = Side.MODERN if route.stage is Stage.LIVE else Side.LEGACY
         if not watched:
             return _fixed(route, alone[side])
-        if route.sample >= 1.0:
+        if sample >= 1.0:
             return _fixed(route, watched[side])
     place = -1
     if route.selector.kind is SelectorKind.PATH:
