@@ -176,6 +176,14 @@ def _moving(control: Control) -> APIRouter:
             return _answer(400, "bad_request", 'Name a "route", or say "all": true, and not both.')
         return {"moved": await control.rollback(asked.route, who=asked.who, why=asked.why)}
 
+    @router.post("/api/rule", response_model=m.RuleAnswer)
+    async def answer(asked: m.RuleRequest) -> Any:
+        """
+        Accept or refuse a rule that A/A pairs suggested; an accepted one counts from the
+        next start or reload on.
+        """
+        return await control.answer(asked.route, asked.rule, asked.status, who=asked.who)
+
     @router.post("/api/handoff", response_model=m.Moved)
     async def hand_off(asked: m.HandOffRequest) -> Any:
         """

@@ -64,6 +64,11 @@ class Control(Protocol):
         Send one route, or with None all, back to legacy.
         """
 
+    async def answer(self, name: str, rule: str, status: str, *, who: str) -> dict[str, Any]:
+        """
+        Accept or refuse a rule that was proposed for a route.
+        """
+
     async def hand_off(self, loop: str, stage: str, *, who: str, why: str) -> dict[str, Any]:
         """
         Have a background loop run on another side.

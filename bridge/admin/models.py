@@ -6,7 +6,7 @@ Refuses: to lose what it doesn't know: answers may have more keys than are named
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -189,6 +189,17 @@ class AllMoved(BaseModel):
     moved: list[Moved]
 
 
+class RuleAnswer(Open):
+    """
+    What became of a proposed rule.
+    """
+
+    route: str
+    rule: str
+    status: str
+    owner: str
+
+
 class Closed(BaseModel):
     """
     A request; a key that isn't named here is a mistake.
@@ -221,6 +232,17 @@ class RollbackRequest(Closed):
     all: bool = False
     why: str = "rollback"
     who: Annotated[str, Field(max_length=200)] = "admin API"
+
+
+class RuleRequest(Closed):
+    """
+    Answer a proposed rule.
+    """
+
+    route: str
+    rule: Annotated[str, Field(examples=["$.generated_at"])]
+    status: Literal["accepted", "refused"]
+    who: Annotated[str, Field(max_length=200, description="Who owns the rule from now on.")] = "admin API"
 
 
 class HandOffRequest(Closed):

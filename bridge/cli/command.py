@@ -76,10 +76,6 @@ def _carry_out(given: Any) -> int:
     config = policy(given.config, given.state)
     if given.command == "check":
         return _check(config, given)
-    if given.command == "parity" and (given.accept or given.refuse):
-        found, shown = _rule(given, config)
-        _print(given, found, shown)
-        return OK
     desk = choose(config, given.admin, given.state, _say)
     found, shown = _answer(given, desk)
     _print(given, found, shown)
@@ -91,12 +87,6 @@ def _print(given: Any, found: Any, shown: Callable[[Any, Console], None]) -> Non
         print(json.dumps(found, ensure_ascii=False))
     else:
         shown(found, _console())
-
-
-def _rule(given: Any, config: Config) -> tuple[Any, Callable[[Any, Console], None]]:
-    # A matter of the state alone: what runs goes on by the rules that it began with.
-    rule, status = (given.accept, "accepted") if given.accept else (given.refuse, "refused")
-    return LocalDesk(config).answer(given.route, rule, status), show.answered
 
 
 def _answer(given: Any, desk: Answers) -> tuple[Any, Callable[[Any, Console], None]]:
@@ -111,6 +101,9 @@ def _answer(given: Any, desk: Answers) -> tuple[Any, Callable[[Any, Console], No
             return desk.route(given.route), show.route
         case "audit":
             return desk.audit(given.route, given.limit), show.audit
+        case "parity" if given.accept or given.refuse:
+            rule, status = (given.accept, "accepted") if given.accept else (given.refuse, "refused")
+            return desk.answer(given.route, rule, status), show.answered
         case "parity":
             return desk.differences(given.route, given.limit), show.differences
         case "report":

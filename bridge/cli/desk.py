@@ -72,6 +72,7 @@ class Answers(Protocol):
     def report(self, limit: int) -> dict[str, Any]: ...
     def move(self, name: str, stage: Stage, weight: float | None, force: bool, why: str) -> dict[str, Any]: ...
     def rollback(self, name: str | None, why: str) -> list[dict[str, Any]]: ...
+    def answer(self, name: str, rule: str, status: str) -> dict[str, Any]: ...
     def hand_off(self, loop: str, stage: str, why: str) -> dict[str, Any]: ...
 
 
@@ -175,6 +176,9 @@ class RemoteDesk:
         asked = {"route": name, "all": name is None, "why": why, "who": whoami()}
         found: list[dict[str, Any]] = self._post("/api/rollback", asked)["moved"]
         return found
+
+    def answer(self, name: str, rule: str, status: str) -> dict[str, Any]:
+        return self._post("/api/rule", {"route": name, "rule": rule, "status": status, "who": whoami()})
 
     def hand_off(self, loop: str, stage: str, why: str) -> dict[str, Any]:
         return self._post("/api/handoff", {"loop": loop, "stage": stage, "why": why, "who": whoami()})

@@ -7,6 +7,7 @@ Refuses: to ask anybody anything.  It gets the same dicts that C{--json} prints.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+# Differences of one kind at one place that a request shows, of a list's rows for example.
+_ALIKE = 3
 _COLOURS = {
     "legacy": "",
     "shadow": "cyan",
@@ -186,12 +189,13 @@ def differences(found: dict[str, Any], console: Console) -> None:
     name = found["route"]
     if not found["differences"]:
         console.print(Text(f"{name}: no difference was seen{_compared(found['counts'])}."))
-    for row in found["differences"]:
-        console.print(
-            Text(f"{name}: {row['kind']} at {row['path']}, {_times(row)}, last {_when(row['last_at'])}", "bold")
-        )
-        if row["sample"]:
-            _sample(row["sample"], console)
+    for rows in _by_request(found["differences"]):
+        for row in rows:
+            console.print(
+                Text(f"{name}: {row['kind']} at {row['path']}, {_times(row)}, last {_when(row['last_at'])}", "bold")
+            )
+        if rows[0]["sample"]:
+            _sample(rows[0]["sample"], {row["fingerprint"] for row in rows}, console)
         console.print()
     for row in found["proposals"]:
         console.print(
@@ -211,14 +215,36 @@ def answered(found: dict[str, Any], console: Console) -> None:
         console.print("It counts from the server's next start or reload (SIGHUP) on; evidence begins anew then.")
 
 
-def _sample(sample: dict[str, Any], console: Console) -> None:
+def _by_request(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """
+    The differences that one request shows, together; each without a request by itself.
+    """
+    made: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        shown_by = json.dumps(row["sample"], sort_keys=True) if row["sample"] else row["fingerprint"]
+        made.setdefault(shown_by, []).append(row)
+    return list(made.values())
+
+
+def _sample(sample: dict[str, Any], fingerprints: set[str], console: Console) -> None:
+    """
+    One request, with what it shows of these differences: what else it shows has a
+    request of its own.
+    """
     table = _table("", "legacy", "modern")
     legacy, modern = sample.get("legacy") or {}, sample.get("modern") or {}
-    if legacy.get("status") != modern.get("status"):
+    mine = [each for each in sample.get("differences", []) if each["fingerprint"] in fingerprints]
+    if legacy.get("status") != modern.get("status") and all(each["path"] != "status" for each in mine):
         table.add_row("status", str(legacy.get("status")), Text(str(modern.get("status")), "red"))
-    for each in sample.get("differences", []):
-        table.add_row(each["path"], _value(each["legacy"]), Text(_value(each["modern"]), "red"))
+    times: Counter[str] = Counter()
+    for each in mine:
+        times[each["fingerprint"]] += 1
+        if times[each["fingerprint"]] <= _ALIKE:
+            table.add_row(each["path"], _value(each["legacy"]), Text(_value(each["modern"]), "red"))
     console.print(table)
+    more = sum(count - _ALIKE for count in times.values() if count > _ALIKE)
+    if more:
+        console.print(Text(f"and {more} more like these", "dim"))
     console.print(Text(f"the client got {sample.get('answered', 'one')}'s answer; the same request again:", "dim"))
     console.print(Text(f"  {sample['curl']}"), soft_wrap=True)
 

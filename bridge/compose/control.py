@@ -138,6 +138,9 @@ class ServerControl:
             self.stages.unpin(route)
         return done
 
+    async def answer(self, name: str, rule: str, status: str, *, who: str) -> dict[str, Any]:
+        return await self._ask(lambda desk: desk.answer(name, rule, status, who=who))
+
     async def hand_off(self, loop: str, stage: str, *, who: str, why: str) -> dict[str, Any]:
         if stage == LoopStage.OBSERVE.value:
             for each in self._loops:

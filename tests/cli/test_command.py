@@ -226,6 +226,57 @@ def test_parity_shows_both_sides_and_the_request_again(folder: Path, bgctl: Bgct
     assert "no difference was seen: nothing was compared yet" in bgctl("parity", "POST /log").out
 
 
+def test_each_difference_is_shown_once(folder: Path, bgctl: Bgctl) -> None:
+    """
+    Two that one request shows stand in one table; one that another request shows too has its own there alone; of many
+    alike the first few.
+
+    Seen to fail where each fingerprint brought its request's whole table along.
+    """
+
+    def sample(number: int, *paths: str) -> str:
+        found = [{"fingerprint": p.partition("[")[0], "path": p, "legacy": p, "modern": ""} for p in paths]
+        return json.dumps({"curl": f"curl {number}", "differences": found})
+
+    kept = store(folder)
+    kept.add_counts(EXPORT, "code1", {"shadow.different": 2}, 1.0)
+    kept.add_fingerprints(EXPORT, "code1", [(name, "value", f"at.{name}", 2) for name in ("aa", "bb", "cc")], 1.0)
+    both = sample(1, "aa", "bb", "cc")
+    kept.add_sample(EXPORT, "code1", "aa", both, 1.0)
+    kept.add_sample(EXPORT, "code1", "bb", both, 1.0)
+    kept.add_sample(EXPORT, "code1", "cc", sample(2, "aa", *(f"cc[{n}]" for n in range(5))), 1.0)
+
+    lines = bgctl("parity", EXPORT).out.splitlines()
+
+    assert [1, 1] == [sum(line.split()[:1] == [name] for line in lines) for name in ("aa", "bb")]
+    assert ["cc[0]", "cc[1]", "cc[2]"] == [line.split()[0] for line in lines if line.startswith("cc[")]
+    assert [1, 1] == [sum(line.strip() == f"curl {n}" for line in lines) for n in (1, 2)]
+    assert "and 2 more like these" in lines
+
+
+def test_a_proposed_rule_is_answered_through_the_server(
+    folder: Path, bgctl: Bgctl, serve: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    With a server up the command goes through it, as every other one does; a refusal is the server's.
+
+    Seen to fail where it worked on the database: no token was asked for.
+    """
+    serve(token="a-long-random-text")
+    kept = store(folder)
+    kept.propose(EXPORT, "$.eta", "gate", 9.0, 0.25, 400)
+
+    without = bgctl("parity", EXPORT, "--accept", "$.eta")
+    monkeypatch.setenv("BGSERVER_ADMIN_TOKEN", "a-long-random-text")
+    accepted = bgctl("parity", EXPORT, "--accept", "$.eta")
+    unknown = bgctl("parity", EXPORT, "--refuse", "$.other")
+
+    assert (without.status, accepted.status, unknown.status) == (1, 0, 1)
+    assert ["accepted"] == [proposal.status for proposal in kept.proposals(EXPORT)]
+    assert "" == accepted.err
+    assert "Proposed are: $.eta" in unknown.err
+
+
 def test_a_proposed_rule_is_accepted_under_ones_name(folder: Path, bgctl: Bgctl) -> None:
     """
     Noise is never left out silently: somebody says so, and owns it.

@@ -219,3 +219,25 @@ def test_every_route_reaches_live_by_itself(
         assert all(change["evidence"] is not None and not change["forced"] for change in log)
     assert {"legacy"} == {row["stage"] for row in routes.values() if row not in moved}
     assert 0 == watched.server.stop(), watched.server.last_words()
+
+
+def test_a_route_with_a_fault_stays(watch: Callable[..., Watched]) -> None:
+    """
+    One modern handler answers otherwise: its route is rejected and never answered by modern, and the others move on.
+
+    The test above is this one without the fault, and there the same route goes all the way.
+    """
+    names = ["GET /", "POST /items", "POST /log", "GET /task/{task_id}"]
+    watched = watch(policy(LOWERED, 'app = "tests.integration.mutant:create_app"', names), 1)
+
+    def over(routes: dict[str, dict[str, Any]]) -> bool:
+        healthy = {routes[name]["stage"] for name in names if name != "POST /items"}
+        return healthy == {"live"} and "rejected" in routes["POST /items"]["why"]
+
+    watched.until(over, 120.0)
+
+    stays = watched.routes()["POST /items"]
+    assert "shadow" == stays["stage"]
+    assert ["shadow"] == [change["to"]["stage"] for change in watched.audit("POST /items")]
+    [found] = json.loads(watched.get("/api/differences?name=POST%20/items"))["differences"]
+    assert ("value", "$.name") == (found["kind"], found["path"])
