@@ -113,7 +113,7 @@ def needs_restart(old: Config, text: str, built: frozenset[str] = EVERYTHING) ->
 
 
 _READ = ("routes", "default_route", "gate", "force_legacy", "grace")
-_BOUND = ("listen", "admin", "state", "front", "site", "legacy", "modern", "loops")
+_BOUND = ("listen", "reuse_port", "trusted_proxies", "admin", "state", "front", "site", "legacy", "modern", "loops")
 
 
 def _forced(environ: Mapping[str, str]) -> bool:

@@ -148,6 +148,10 @@ def test_an_empty_policy_is_all_legacy() -> None:
         ("listen = ['tcp:http']", "listen", "no port"),
         ("admin = true", "admin", "text"),
         ("state = 'bgserver.db'", "state", "sqlite:///"),
+        ("reuse_port = 1", "reuse_port", "true or false"),
+        ("trusted_proxies = '10.0.0.1'", "trusted_proxies", "list"),
+        ("trusted_proxies = ['*']", "trusted_proxies", "10.0.0.0/8, or unix"),
+        ("trusted_proxies = ['10.0.0.1/8']", "trusted_proxies", "host bits"),
         ("grace = true", "grace", "number"),
         ("grace = nan", "grace", "nan"),
         ("grace = -1", "grace", "-1"),
@@ -375,7 +379,10 @@ def test_a_move_costs_no_more_than_what_moved() -> None:
 
 
 KEYS = {
-    "": ["listen", "admin", "state", "grace", "force_legacy", "front", "site", "loop", "unknown"],
+    "": [
+        "listen", "reuse_port", "trusted_proxies", "admin", "state", "grace", "force_legacy", "front", "site", "loop",
+        "unknown",
+    ],
     "legacy": ["app", "settings", "sandbox", "version", "unknown"],
     "modern": ["app", "settings", "sandbox", "version"],
     "gate": ["aa", "p0", "p1", "alpha", "beta", "seen", "floor", "rollback"],

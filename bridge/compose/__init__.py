@@ -33,9 +33,10 @@ from bridge.compose.server import Server
 from bridge.compose.stages import Stages
 from bridge.config import BUILT, Config
 from bridge.dispatch.books import Book
-from bridge.errors import ConfigError, StateUnavailableError
+from bridge.errors import ConfigError, StateError, StateUnavailableError
 from bridge.loop import BridgeReactor, OnListen
 from bridge.routing import Cell, RouteTable, Stage
+from bridge.state.key import redaction_key
 from bridge.state.stages import ROUTE, Snapshot
 from bridge.state.store import Store
 from bridge.state.thread import StateThread
@@ -55,7 +56,7 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
     if config.legacy is None and config.modern is None:
         raise ConfigError(config.source, "", "it names no application. Give --legacy, --modern, or both.")
     token = None if config.admin == "off" else token_for(config.admin, os.environ)
-    adopter = Adopter(reactor, opens=owns_loop and not config.listen)
+    adopter = Adopter(reactor, opens=owns_loop and not config.listen, reuse_port=config.reuse_port)
     reactor.on_listen = cast("OnListen", adopter)
     legacy = modern = view = None
     if config.legacy is not None:
@@ -90,7 +91,20 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
         BUILT,
         {} if state is None or config.force_legacy else sandboxes(config, reactor),
         view,
+        None if state is None else _key(config),
     )
+
+
+def _key(config: Config) -> bytes | None:
+    """
+    The key of the secrets' tokens; None for one of this process's own.
+    """
+    try:
+        return redaction_key(config.state, config.base)
+    except StateError:
+        if not config.force_legacy:
+            raise
+        return None
 
 
 def _policy_file(config: Config) -> Path | None:

@@ -22,6 +22,7 @@ from bridge.dispatch.asgi import DECISION, SHADOW, App, Scope
 from bridge.dispatch.watch import Watch
 from bridge.loop import About, set_about
 from bridge.routing import Asks, Decision, Side
+from bridge.web.proxies import Proxies
 
 _log = Logger()
 
@@ -33,6 +34,7 @@ class Whole(Protocol):
 
     stages: Stages
     dispatcher: Dispatcher
+    proxies: Proxies | None
     site: Site | None
     app_state: dict[str, Any]
     started: bool
@@ -82,12 +84,15 @@ class Composed:
     def __init__(self, server: Whole) -> None:
         self._server = server
         self.legacy_front = self
+        self.proxies = server.proxies
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
-        else:
-            await self._server.dispatcher(scope, receive, send)
+            return
+        if self.proxies is not None:
+            self.proxies.believe(scope)
+        await self._server.dispatcher(scope, receive, send)
 
     async def _lifespan(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()

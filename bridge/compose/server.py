@@ -45,6 +45,7 @@ from bridge.web.front import Road
 from bridge.web.lifespan import Lifespan
 from bridge.web.listen import Front
 from bridge.web.load import LoadedLegacy
+from bridge.web.proxies import Proxies
 from bridge.web.resource_app import ResourceApp
 from bridge.web.sessions import SharedSessions
 
@@ -106,8 +107,10 @@ class Server:
     built: frozenset[str] = frozenset()
     sandboxes: Mapping[Side, Sandbox] = attrs.field(factory=dict)
     view: Any | None = None
+    key: bytes | None = attrs.field(default=None, repr=False)
     loops: tuple[LoopSupervisor, ...] = attrs.field(default=(), init=False)
     life: Life = attrs.field(init=False)
+    proxies: Proxies | None = attrs.field(init=False)
     front: Front = attrs.field(init=False)
     admin: Front = attrs.field(init=False)
     evidence: Evidence | None = attrs.field(default=None, init=False)
@@ -128,7 +131,8 @@ class Server:
 
     def __attrs_post_init__(self) -> None:
         self.life = Life(self.reactor, self.config.grace)
-        self.front = Front(self.reactor, self.adopter)
+        self.proxies = Proxies.of(self.config.trusted_proxies)
+        self.front = Front(self.reactor, self.adopter, proxies=self.proxies)
         self.admin = Front(self.reactor)
         sides = {
             Side.LEGACY: working_for(Side.LEGACY, self._legacy_app),
@@ -291,7 +295,7 @@ class Server:
             self.site = self.adopter.chosen(self.config.site)
             for listener in self.front.listeners:
                 if self.site is not None and listener.adopted.site not in self.adopter.sites:
-                    listener.road = Road(self.site, self.composed.decide, self.composed.watch)
+                    listener.road = Road(self.site, self.composed.decide, self.composed.watch, self.proxies)
 
     async def _stop_legacy(self) -> None:
         if self.legacy is not None and self.legacy.service is not None and self.legacy.service.running:

@@ -162,6 +162,9 @@ class Config:
     Everything that one server is put together from.
 
     @ivar listen: Endpoint strings; empty where none was given.
+    @ivar reuse_port: Whether other processes may listen on the same ports.
+    @ivar trusted_proxies: Addresses and networks whose C{X-Forwarded-*} count; C{unix} is
+        whoever connects to a UNIX socket.
     @ivar admin: An endpoint string, or "off".
     @ivar state: The state database's URL; a relative SQLite path is absolute here.
     @ivar grace: Seconds to drain.
@@ -176,6 +179,8 @@ class Config:
     base: Path
     source: str
     listen: tuple[str, ...] = ()
+    reuse_port: bool = False
+    trusted_proxies: tuple[str, ...] = ()
     admin: str = "off"
     state: str = "sqlite:///bgserver.db"
     grace: float = 4.0

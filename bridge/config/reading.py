@@ -94,7 +94,10 @@ def settings_of(table: Table, base: Path, built: frozenset[str]) -> dict[str, An
         "front": table.take("front", one_of(v.FRONTS)),
         "site": table.take("site", a_text),
     }
-    if table.prefix:
+    if not table.prefix:
+        made["reuse_port"] = table.take("reuse_port", a_bool)
+        made["trusted_proxies"] = table.take("trusted_proxies", list_of(v.a_trusted, "addresses"))
+    else:
         # In the file, `loop` is the background loops.
         made["loop"] = table.take("loop", one_of(v.LOOPS))
         if "state" not in table.data:

@@ -6,6 +6,7 @@ Refuses: to know which key it stands under.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,6 +72,16 @@ def an_endpoint(value: Any) -> str:
 
 
 listeners = list_of(an_endpoint, "listeners")
+
+
+def a_trusted(value: Any) -> str:
+    text = a_text(value)
+    if text != "unix":
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            raise ValueError(f"{error}; write an address, a network like 10.0.0.0/8, or unix") from None
+    return text
 
 
 def an_admin(value: Any) -> str:

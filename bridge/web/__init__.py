@@ -10,7 +10,8 @@ A Twisted Site on uvicorn's transport or behind ASGI, and everything that listen
   observed Request carries.
 - L{transport}, L{facade}: asyncio's transports with Twisted's face, and the reverse.
 - L{async_render}: a render method that is a coroutine.
-- L{front}: how a connection finds its Site and who decides.
+- L{front}: how a connection finds its Site and who decides. L{proxies}: whom it believes about
+  who asks.
 - L{load}: what C{--legacy} and C{--modern} name.
 - L{adopt}: the Sites that the user's code listens with.
 - L{listen}: the listeners; binding, serving, draining.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from bridge.web.proxies import peer_of
 from bridge.web.sessions import SHADOW
 from bridge.web.transport import address_of
 
@@ -61,10 +62,10 @@ class Answered:
         return b"HTTP/" + str(self._scope.get("http_version", "1.1")).encode("ascii")
 
     def getClientAddress(self) -> Any:
-        return address_of(self._scope.get("client"))
+        return address_of(peer_of(self._scope)[0])
 
     def getClientIP(self) -> str | None:
-        client = self._scope.get("client")
+        client = peer_of(self._scope)[0]
         return client[0] if client else None
 
     def getHeader(self, key: bytes | str) -> bytes | str | None:

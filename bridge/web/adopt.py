@@ -240,8 +240,8 @@ class Adopter:
     @ivar reactor: Listens itself for what Twisted goes on accepting.
     @ivar opens: False where other addresses were asked for, or uvicorn has the only
         listener: Sites are collected, and their own addresses stay closed.
-    @ivar reuse_port: Whether several processes may listen on the same address, each taking
-        a part of the connections; tcp alone, and where Twisted doesn't accept.
+    @ivar reuse_port: Whether several processes may listen on the same TCP address, each
+        taking a part of the connections.
     @ivar adopted: What was collected, in the order of the calls.
     @ivar on_adopt: Told of each one; the front sets it, to serve late ones too.
     """
@@ -284,7 +284,9 @@ class Adopter:
         host = HostFactory(site)
         factory = _replaced(listen.factory, site, host)
         reactor = self.reactor
-        if listen.kind == "ssl":
+        if self.reuse_port and listen.kind in ("tcp", "ssl"):
+            port = self._shared(listen, factory)
+        elif listen.kind == "ssl":
             port = reactor.listenSSL(
                 listen.port, factory, listen.context_factory, listen.backlog, listen.interface
             )
@@ -297,6 +299,15 @@ class Adopter:
         else:
             port = reactor.listenTCP(listen.port, factory, listen.backlog, listen.interface)
         return Adopted(site, port, None, host)
+
+    def _shared(self, listen: ListenCall, factory: Any) -> Any:
+        # Twisted's own listen calls know no such option, but take a socket that has it.
+        if listen.kind == "ssl":
+            from twisted.protocols.tls import TLSMemoryBIOFactory  # only where OpenSSL is
+
+            factory = TLSMemoryBIOFactory(listen.context_factory, False, factory)
+        with bound(listen, reuse_port=True) as sock:
+            return self.reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
 
     @property
     def sites(self) -> list[Any]:

@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from bridge.routing import Selector, SelectorKind
+from bridge.web.proxies import Proxies
 
 
 class HeaderAsks:
     """
-    L{bridge.routing.Asks} for a protocol object with these two attributes.
+    L{bridge.routing.Asks} for a protocol object with these attributes.
     """
 
     headers: list[tuple[bytes, bytes]]
     client: tuple[str, int] | None
+    proxies: Proxies | None = None
 
     def subject(self, selector: Selector) -> bytes:
         """
         The bytes that a canary sticks to; empty where the request has none.
         """
         if selector.kind is SelectorKind.CLIENT:
-            return b"" if self.client is None else self.client[0].encode()
+            client: Any = self.client
+            if self.proxies is not None:
+                client = self.proxies.client_of(client, self.headers)
+            return b"" if client is None else str(client[0]).encode()
         if selector.kind is SelectorKind.HEADER:
             return b",".join(_values(self.headers, selector.name.lower().encode("latin-1")))
         if selector.kind is SelectorKind.COOKIE:

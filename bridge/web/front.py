@@ -14,6 +14,7 @@ import attrs
 
 from bridge.parity.observe import Ending, Headers
 from bridge.routing import Asks, Decision
+from bridge.web.proxies import Proxies
 
 
 class Decide(Protocol):
@@ -88,7 +89,11 @@ class LegacyFront(Protocol):
     """
     What the composed ASGI application offers as its C{legacy_front} attribute, so that
     a protocol which uvicorn made by itself (attached mode) finds the hot road.
+
+    @ivar proxies: Who is believed about who asks.
     """
+
+    proxies: Proxies | None
 
     def decide(self, method: bytes, raw_path: bytes, asks: Asks) -> Decision:
         """
@@ -118,11 +123,13 @@ class Road:
     @ivar decide: None where nothing moves: the Site gets everything, as for those
         that C{--site} doesn't name.
     @ivar watch: None where nobody sees what is answered.
+    @ivar proxies: Who is believed there about who asks.
     """
 
     site: Any
     decide: Decide | None = None
     watch: Watches | None = None
+    proxies: Proxies | None = None
 
 
 def road_of(app: Any, listener: object) -> Road | None:
@@ -136,7 +143,7 @@ def road_of(app: Any, listener: object) -> Road | None:
         front: LegacyFront | None = getattr(app, "legacy_front", None)
         if front is not None:
             site = front.site_for(listener)
-            return None if site is None else Road(site, front.decide, front.watch)
+            return None if site is None else Road(site, front.decide, front.watch, front.proxies)
         app = getattr(app, "app", None)
         seen += 1
     return None

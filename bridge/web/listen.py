@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 from typing import Any
 
@@ -24,7 +24,6 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 from uvicorn.config import Config
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
 
 from bridge.errors import ListenError
@@ -32,6 +31,7 @@ from bridge.web.adopt import Adopted, AdoptedPort, Adopter, ListenCall
 from bridge.web.cycle import UVICORN, uvicorn_known
 from bridge.web.front import Decide, Road, Watches
 from bridge.web.going_away import GoingAwayProtocol
+from bridge.web.proxies import Proxies
 from bridge.web.quicken import Quickened
 from bridge.web.site_protocol import SiteProtocol
 
@@ -170,8 +170,8 @@ class Front:
     @ivar adopter: Its Sites are added by L{add}; endpoint strings by L{bind}.
     @ivar listeners: What is bound.
 
-    C{trusted_proxies} are the addresses or networks whose C{X-Forwarded-For} and
-    C{X-Forwarded-Proto} the ASGI application believes; nobody's, unless given.
+    C{proxies} are those whom a canary that sticks to its clients believes about them; the
+    ASGI application puts the same into its scopes by itself.
     """
 
     _log = Logger()
@@ -182,7 +182,7 @@ class Front:
         adopter: Adopter | None = None,
         *,
         limit_concurrency: int | None = None,
-        trusted_proxies: Sequence[str] = (),
+        proxies: Proxies | None = None,
         websocket_limit: int = 16 * 1024 * 1024,
     ) -> None:
         self.adopter = Adopter(reactor) if adopter is None else adopter
@@ -190,7 +190,7 @@ class Front:
         self.listeners: list[Listener] = []
         self.state = ServerState()
         self._app_state: dict[str, Any] = {}
-        self._trusted = list(trusted_proxies)
+        self._proxies = proxies
         self._options: dict[str, Any] = {
             "limit_concurrency": limit_concurrency,
             "ws_max_size": websocket_limit,
@@ -232,7 +232,7 @@ class Front:
         @param decide: None where nothing ever moves.
         @param watch: Who sees what legacy answers there, where somebody wants to.
         """
-        road = Road(adopted.site, decide, watch) if hot else None
+        road = Road(adopted.site, decide, watch, self._proxies) if hot else None
         listener = Listener(adopted, road)
         self.listeners.append(listener)
         if isinstance(adopted.port, AdoptedPort):
@@ -262,9 +262,6 @@ class Front:
                 version=uvicorn.__version__,
                 known=known,
             )
-        if self._trusted:
-            # Only the modern side is told of them: a Site never looked at these headers.
-            app = ProxyHeadersMiddleware(app, self._trusted)
         config = Config(
             app,
             http=SiteProtocol,

@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from bridge.web.channel import Channel, RawHeaders, channel_class
 from bridge.web.observed import observed
+from bridge.web.proxies import peer_of
 from bridge.web.sessions import SHADOW, OverlaySessions, shadow_of
 from bridge.web.transport import address_of
 from bridge.web.websocket_app import answer_websocket
@@ -263,9 +264,10 @@ class ResourceApp:
         A channel for one request of that scope; nothing has begun yet.
         """
         extensions = scope.get("extensions") or {}
-        secure = scope.get("scheme") in ("https", "wss")
-        transport_class = SecureVirtualTransport if secure else VirtualTransport
-        transport = transport_class(address_of(scope.get("client")), address_of(scope.get("server")))
+        # A Site sees who connected, whatever a proxy in front says.
+        peer, scheme = peer_of(scope)
+        transport_class = SecureVirtualTransport if scheme in ("https", "wss") else VirtualTransport
+        transport = transport_class(address_of(peer), address_of(scope.get("server")))
         shadow = SHADOW in extensions
         site = shadow_of(self.site) if shadow and self.overlays else self.site
         root = scope.get("root_path") or ""

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import attrs
 
+from bridge.web.proxies import peer_of
+
 # Under this name an ASGI scope says that nobody will see the answer.
 SHADOW = "bgserver.shadow"
 
@@ -201,8 +203,12 @@ def cookie_name(scope: Scope) -> bytes:
     """
     The name that Twisted gives the session's cookie for a Site at the root.
     """
-    secure = scope.get("scheme") in ("https", "wss")
-    return b"TWISTED_SECURE_SESSION" if secure else b"TWISTED_SESSION"
+    return b"TWISTED_SECURE_SESSION" if _secure(scope) else b"TWISTED_SESSION"
+
+
+def _secure(scope: Scope) -> bool:
+    # As the Site sees it, behind a proxy too: both stacks must look for the same cookie.
+    return peer_of(scope)[1] in ("https", "wss")
 
 
 def _cookies(scope: Scope) -> dict[bytes, bytes]:
@@ -217,7 +223,7 @@ def _cookies(scope: Scope) -> dict[bytes, bytes]:
 
 
 def _set_cookie(scope: Scope, uid: bytes) -> tuple[bytes, bytes]:
-    secure = b"; Secure" if scope.get("scheme") in ("https", "wss") else b""
+    secure = b"; Secure" if _secure(scope) else b""
     return b"set-cookie", cookie_name(scope) + b"=" + uid + b"; Path=/" + secure
 
 

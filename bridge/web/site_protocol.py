@@ -106,6 +106,7 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         if self._road is not None:
             self._channel_class = channel_class(self._road.site, _LoopChannel)
             self.head_limit = self._channel_class.totalHeadersSize
+            self.proxies = self._road.proxies
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

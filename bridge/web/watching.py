@@ -49,6 +49,8 @@ def scope_of(connection: Any, added: frozenset[bytes]) -> MutableMapping[str, An
     scope["query_string"] = parsed.query or b""
     scope["headers"] = [(name.lower(), value) for name, value in headers]
     scope["extensions"] = {ADDED_HEADERS: added, DECISION: connection.decision}
+    if connection.proxies is not None:
+        connection.proxies.believe(scope)
     return scope
 
 
