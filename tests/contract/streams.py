@@ -27,7 +27,13 @@ class Stream:
 
     @classmethod
     def open(cls, address: tuple[str, int], *headers: str) -> Stream:
-        connection = socket.create_connection(address, timeout=10)
+        return cls.over(socket.create_connection(address, timeout=10), address, *headers)
+
+    @classmethod
+    def over(cls, connection: socket.socket, address: tuple[str, int], *headers: str) -> Stream:
+        """
+        The same on a connection that the caller has made.
+        """
         connection.sendall(request_bytes("GET", "/events", f"{address[0]}:{address[1]}", headers, keep=True))
         raw = b""
         while b"\r\n\r\n" not in raw:

@@ -123,15 +123,18 @@ class Connection:
         left = deadline - time.monotonic()
         if left <= 0:
             raise WireError(f"no whole answer within {self.timeout:g} s; so far {self._excerpt()}")
-        readable, writable, _ = select.select([self._socket], [self._socket] if unsent else [], [], left)
-        if readable:
+        # Not select(), which knows a thousand descriptors.
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | (select.POLLOUT if unsent else 0))
+        [(_, ready)] = poll.poll(left * 1000) or [(0, 0)]
+        if ready & ~select.POLLOUT:
             try:
                 data = self._socket.recv(262144)
             except ConnectionResetError:
                 data = b""
             self._ended = self._ended or not data
             self._unread += data
-        elif writable:
+        elif ready:
             try:
                 return self._socket.send(unsent[:262144])
             except (BrokenPipeError, ConnectionResetError):
