@@ -115,6 +115,21 @@ class StateUnavailableError(StateError):
         self.cause = cause
 
 
+class ReplacedStateError(StateUnavailableError):
+    """
+    Another state database stands where the one was that a server began with.
+    """
+
+    def __init__(self, url: str) -> None:
+        super(StateUnavailableError, self).__init__(
+            f"The state database {url} isn't the one that this server began with: that one was taken away, and "
+            "another made in its place. Restart the server to go on with the new one, or put the old one back."
+        )
+        self.url = url
+        self.doing = "be followed"
+        self.cause = "another one was made in its place"
+
+
 class NewerStateError(StateError):
     """
     The state database was written by a later version of this software.

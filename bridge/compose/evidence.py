@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -193,6 +192,8 @@ def _moved(
 class Evidence:
     """
     Everything between an observed request and a moved route, in one process.
+
+    @ivar key: Under which secrets become tokens.
     """
 
     stages: Stages
@@ -200,6 +201,7 @@ class Evidence:
     books: dict[str, Book]
     apps: Mapping[Side, App]
     sandboxes: Mapping[Side, Sandbox] = attrs.field(factory=dict)
+    key: bytes = attrs.field(kw_only=True, repr=False)
     examiner: Examiner = attrs.field(init=False)
     keeper: Keeper = attrs.field(init=False)
     shadows: ShadowQueue = attrs.field(init=False)
@@ -214,7 +216,7 @@ class Evidence:
             self.books,
             Ledger(),
             Gate(self.stages.config.gate),
-            Redactor(secrets.token_bytes(32)),
+            Redactor(self.key),
             self.seat,
             time.time,
         )

@@ -9,6 +9,7 @@ loops or stages; the rooms do.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -75,10 +76,10 @@ class _Nobody:
 
     def judge(self, trial: Trial) -> None: ...
 
-    def dropped(self, decision: Decision, why: Dropped) -> None: ...
     def doubts(self, trial: Trial) -> bool:
         return False
 
+    def dropped(self, decision: Decision, why: Dropped) -> None: ...
 
     def answered(self, decision: Decision, status: int, seconds: float) -> None: ...
 
@@ -140,7 +141,8 @@ class Server:
         }
         self.shadows = ShadowQueue({}, _Nobody())
         if self.state is not None:
-            self.evidence = Evidence(self.stages, self.state, self.books, sides, self.sandboxes)
+            key = secrets.token_bytes(32) if self.key is None else self.key
+            self.evidence = Evidence(self.stages, self.state, self.books, sides, self.sandboxes, key=key)
             self.shadows = self.evidence.shadows
         self.dispatcher = Dispatcher(self.stages.table, sides, self.shadows)
         self.composed = Composed(self)

@@ -6,6 +6,7 @@ What must outlive the process: stages, audit log, evidence, leases.
 - L{stages}: where routes and loops stand, and how they came there.
 - L{leases}: who holds a name, in which epoch.
 - L{evidence}: what was compared.
+- L{key}: the file beside it with the key of the secrets' tokens.
 - L{store}: all of it, for whoever may wait.
 - L{thread}: the same for an event loop, which may not.
 - L{desk}: what an operator may ask of it under a policy.

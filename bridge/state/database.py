@@ -11,6 +11,7 @@ Refuses: to run on an event loop's thread by itself; every call here may block.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -91,7 +92,9 @@ class Database:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
             self._check(connection)
             schema.metadata.create_all(connection)
-            for name, value in (("schema", schema.SCHEMA), ("changes", 0)):
+            # Small enough for any database's numbers, and no other database has it.
+            born = secrets.randbits(62)
+            for name, value in (("schema", schema.SCHEMA), ("changes", 0), ("born", born)):
                 row = self.insert(schema.meta).values(name=name, value=value)
                 connection.execute(row.on_conflict_do_nothing())
 
@@ -105,6 +108,16 @@ class Database:
         with self.reading("be read") as connection:
             if not self._check(connection):
                 raise StateUnavailableError(self.shown, "be read", "it has no tables of bgserver")
+
+    def born(self) -> int | None:
+        """
+        The number that this database was made with, by which it is known from another one
+        at the same place; None where an earlier version made it.
+        """
+        query = sa.select(schema.meta.c.value).where(schema.meta.c.name == "born")
+        with self.reading("be read") as connection:
+            found: int | None = connection.scalar(query)
+        return found
 
     def _check(self, connection: sa.Connection) -> bool:
         if not sa.inspect(connection).has_table(schema.meta.name):

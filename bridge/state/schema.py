@@ -22,7 +22,8 @@ meta = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 """
-"schema" and "changes", the counter that each change of a stage raises.
+"schema", "changes", the counter that each change of a stage raises, and "born", a number that
+no other state has.
 """
 
 stages = sa.Table(

@@ -4,7 +4,9 @@ for changes, carries writes out, and outlives a database that is slow, locked, f
 or gone.  Traffic goes on at the last known stages.
 
 Refuses: to make the loop wait.  What can't be written now is kept in a bounded
-queue and tried again; what doesn't fit is lost, counted, and said once.
+queue and tried again; what doesn't fit is lost, counted, and said once.  Refuses also to
+follow another database than the one that it began with: a new one, empty, would send
+every route back to its start.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import attrs
 
-from bridge.errors import StateError
+from bridge.errors import ReplacedStateError, StateError
 from bridge.state.stages import Snapshot
 from bridge.state.store import Store
 
@@ -63,6 +65,7 @@ class StateThread:
     depth: int = 1000
     _loop: asyncio.AbstractEventLoop | None = None
     _store: Store | None = None
+    _born: int | None = None
     _version: int = -1
     _calls: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = attrs.field(factory=deque)
     _offers: deque[Callable[[Store], Any]] = attrs.field(factory=deque)
@@ -190,6 +193,11 @@ class StateThread:
     def _opened(self) -> Store:
         if self._store is None:
             self._store = self.opens()
+        born = self._store.database.born()
+        if self._born is None:
+            self._born = born
+        elif born != self._born:
+            raise ReplacedStateError(self._store.database.shown)
         return self._store
 
     def _answer(self, function: Callable[[Store], Any], future: asyncio.Future[Any]) -> None:

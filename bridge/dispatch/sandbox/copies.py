@@ -30,7 +30,11 @@ class Copy(Protocol):
     """
     One store and its copy.  Every call runs on a thread of the feed's own, one at a
     time.
+
+    @ivar cheap: Whether looking for changes costs the same however much there is.
     """
+
+    cheap: bool
 
     def seed(self, like: Copy | None) -> None:
         """

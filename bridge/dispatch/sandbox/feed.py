@@ -296,9 +296,10 @@ class SandboxFeed:
             self._tries = 0
         done = _Open(Trial(decision, request, answer, other, replicate), traces, self.queue.clock())
         self._open.append(done)
-        while not self._even(done) and self.queue.clock() - done.since < self.pace.even:
+        while not self._even(done, rows=True) and self.queue.clock() - done.since < self.pace.even:
             await asyncio.sleep(self.pace.look / 5)
-            await self._look()
+            await self._look(cheap=True)
+        await self._look()
 
     async def _close_open(self, all_: bool = False) -> None:
         """
@@ -312,16 +313,21 @@ class SandboxFeed:
                 self._open.remove(each)
                 await self._judge(each)
 
-    def _even(self, done: _Open) -> bool:
+    def _even(self, done: _Open, rows: bool = False) -> bool:
         """
         Whether both sides did the same, as it looks now.
+
+        @param rows: Compare rows alone.
         """
         trial = self._with_stored(done)
         if trial.stored is None or trial.replicate is None:
             return True
+        stored = trial.stored
+        if rows:
+            ours, theirs = (tuple(each for each in side if each.kind == "row") for side in stored)
+            stored = ours, theirs
         modern = trial.decision.answers is Side.MODERN
-        found = compare_stored(trial.other, trial.replicate, modern, self.rules(trial.decision.route), trial.stored)
-        return not found
+        return not compare_stored(trial.other, trial.replicate, modern, self.rules(trial.decision.route), stored)
 
     async def _judge(self, done: _Open) -> None:
         for side, trace in done.traces.items():
@@ -343,18 +349,22 @@ class SandboxFeed:
             return trial
         return attrs.evolve(trial, stored=(net(traces[answers].changes), net(traces[shadows].changes)))
 
-    async def _look(self) -> None:
+    async def _look(self, cheap: bool = False) -> None:
         for side in self.sandboxes:
-            await self._look_at(side)
+            await self._look_at(side, cheap=cheap)
 
-    async def _look_at(self, side: Side, current: Trace | None = None) -> None:
+    async def _look_at(self, side: Side, current: Trace | None = None, cheap: bool = False) -> None:
         """
         Read what was done to a side's copies, and give each change to the write that
         it belongs to.
+
+        @param cheap: Look only where that is cheap.
         """
         sandbox = self.sandboxes[side]
         traces = [each.traces[side] for each in self._open if side in each.traces]
         for copy in sandbox.copies:
+            if cheap and not copy.cheap:
+                continue
             for change in await self._in_thread(copy.changes):
                 belongs(change, traces, current, sandbox.habits, self.queue.clock())
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,13 @@ class FolderCopy:
     copy: Path
     kind: str = "file"
     apart: tuple[str, ...] = ()
+    cheap: bool = attrs.field(default=False, init=False)
     _seen: dict[str, _Stamp] = attrs.field(factory=dict)
+    _apart: re.Pattern[str] | None = attrs.field(init=False)
+
+    @_apart.default
+    def _patterns(self) -> re.Pattern[str] | None:
+        return re.compile("|".join(map(translate, self.apart))) if self.apart else None
 
     def seed(self, like: Copy | None) -> None:
         """
@@ -120,8 +127,9 @@ class FolderCopy:
         return ""
 
     def _files(self, folder: Path) -> Iterator[tuple[str, _Stamp]]:
+        apart = self._apart
         for name, stamp in _files(folder):
-            if not any(fnmatchcase(name, pattern) for pattern in self.apart):
+            if apart is None or not apart.match(name):
                 yield name, stamp
 
     def close(self) -> None:
@@ -144,7 +152,9 @@ def _files(folder: Path) -> Iterator[tuple[str, _Stamp]]:
     """
     The regular files below a folder, by relative name: size, time of change, inode.
     """
-    work = [folder]
+    # Texts, not paths: this runs several times for each write, over all files.
+    start = len(str(folder)) + 1
+    work = [str(folder)]
     while work:
         try:
             with os.scandir(work.pop()) as found:
@@ -153,11 +163,10 @@ def _files(folder: Path) -> Iterator[tuple[str, _Stamp]]:
             continue
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                work.append(Path(entry.path))
+                work.append(entry.path)
             elif entry.is_file(follow_symlinks=False):
                 try:
                     stat = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # that one went while we looked; the others are there
-                name = Path(entry.path).relative_to(folder).as_posix()
-                yield name, (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+                yield entry.path[start:], (stat.st_size, stat.st_mtime_ns, stat.st_ino)

@@ -61,6 +61,7 @@ class PostgreSQLCopy:
     original: str = attrs.field(repr=False)
     copy: str = attrs.field(repr=False)
     template: str
+    cheap: bool = attrs.field(default=True, init=False)
     _seen: int = 0
     _keys: dict[str, list[str]] = attrs.field(factory=dict)
     _names: dict[str, list[str]] = attrs.field(factory=dict)

@@ -36,6 +36,7 @@ class SQLiteCopy:
 
     original: Path
     copy: Path
+    cheap: bool = attrs.field(default=True, init=False)
     _seen: int = 0
     _keys: dict[str, list[str]] = attrs.field(factory=dict)
     _names: dict[str, list[str]] = attrs.field(factory=dict)
