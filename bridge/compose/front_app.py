@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import uuid
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from bridge.routing import Asks, Decision, Side
 from bridge.web.proxies import Proxies
 
 _log = Logger()
+_NONE: Mapping[str, Any] = {}
 
 
 class Whole(Protocol):
@@ -43,33 +45,27 @@ class Whole(Protocol):
 
 
 @functools.lru_cache(maxsize=4096)
-def _facts(route: str, side: Side) -> About:
-    return About(route=route, side=side.value)
-
-
-def facts_of(decision: Decision) -> About:
-    """
-    Which route a request is for, and who answers it.
-    """
-    return _facts(decision.route.name, decision.answers)
+def _legacy_at(route: str) -> About:
+    return About(route=route, side=Side.LEGACY.value)
 
 
 def working_for(side: Side, app: App) -> App:
     """
     The same application, with its requests named in what is reported about them.
     """
+    name = side.value
     numbers = itertools.count(1)
     boot = uuid.uuid4().hex[:8]
 
-    async def named(scope: Any, receive: Any, send: Any) -> None:
-        extensions = scope.get("extensions") or {}
+    def named(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        extensions = scope.get("extensions") or _NONE
         decision = extensions.get(DECISION)
         route = "-" if decision is None else decision.route.name
-        facts = About(f"{boot}-{next(numbers)}", route, side.value, SHADOW in extensions)
+        facts = About(f"{boot}-{next(numbers)}", route, name, SHADOW in extensions)
         set_about(facts)
         # Python 3.11 doesn't tell a task's context; whoever reports on it looks here.
         scope["bgserver.about"] = facts
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
     return named
 
@@ -89,10 +85,16 @@ class Composed:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
-            return
+        else:
+            await self.answer(scope, receive, send)
+
+    def answer(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        """
+        The same for requests alone: what our own listeners call, a coroutine less.
+        """
         if self.proxies is not None:
             self.proxies.believe(scope)
-        await self._server.dispatcher(scope, receive, send)
+        return self._server.dispatcher.carry(scope, receive, send)
 
     async def _lifespan(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -113,12 +115,13 @@ class Composed:
         """
         The table's answer, read once for each request.
 
-        What runs from here on in this context works for that route, as the stall watch and
-        reports of errors say.  On the hot road it has no id of its own: making one costs
-        more than deciding.
+        Where legacy answers, what runs from here on in this context works for that route,
+        as the stall watch and reports of errors say.  On the hot road it has no id of its
+        own: making one costs more than deciding.  Behind ASGI it gets one there.
         """
         decision = self._server.stages.table.value.decide(method, raw_path, asks)
-        set_about(facts_of(decision))
+        if decision.answers is Side.LEGACY:
+            set_about(_legacy_at(decision.route.name))
         return decision
 
     def watch(self, decision: Decision, scope: Scope | None) -> Watch | None:

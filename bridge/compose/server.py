@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -163,20 +163,21 @@ class Server:
 
     # -- legacy behind ASGI ------------------------------------------------------------
 
-    async def _legacy_app(self, scope: Any, receive: Any, send: Any) -> None:
+    def _legacy_app(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         if self._resource_app is None:
             site = self.site if self.site is not None else Site(NoResource())
             self._resource_app = ResourceApp(site, self.reactor)
-        await self._resource_app(scope, receive, send)
+        return self._resource_app(scope, receive, send)
 
-    async def _modern_app(self, scope: Any, receive: Any, send: Any) -> None:
+    def _modern_app(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         # The Site is known only once legacy has begun to listen.
         if self._sharing is None:
             assert self.modern is not None
             shares = self.view is not None and self.site is not None
             app = SharedSessions(self.modern, self.site, cast("Any", self.view)) if shares else self.modern
             self._sharing = app if self.site is None else Logged(app, self.site)
-        await self._sharing(scope, receive, send)
+        answered: Awaitable[None] = self._sharing(scope, receive, send)
+        return answered
 
     # -- binding -----------------------------------------------------------------------
 
@@ -331,7 +332,7 @@ class Server:
 
     async def _accept(self) -> None:
         if self.owns_loop:
-            await self.front.start(self.composed, self.app_state)
+            await self.front.start(self.composed.answer, self.app_state)
             if self.state is not None and self.evidence is not None and self.admin.listeners:
                 control = ServerControl(self.stages, self.state, self.evidence, self.loops)
                 await self.admin.start(create_admin(control, lambda: figures(self), self.admin_token))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -62,16 +62,22 @@ class Dispatcher:
         """
         Carry out what the table decides.
         """
-        # Written out, since every request that FastAPI answers pays for each call here.
+        await self.carry(scope, receive, send)
+
+    def carry(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """
+        The same for an application that awaits it. Written out, and no coroutine of its
+        own, since every request that FastAPI answers pays for each call here.
+        """
         extensions = scope.get("extensions")
         decision = extensions.get(DECISION) if extensions else None
         if decision is None:
             decision = self._decide(scope)
         if not decision.watched or scope["type"] == "websocket":
-            return await self.sides[decision.answers](scope, receive, send)
+            return self.sides[decision.answers](scope, receive, send)
         if decision.shadows is None:
-            return await self._count(decision, scope, receive, send)
-        return await self._observe(decision, scope, receive, send)
+            return self._count(decision, scope, receive, send)
+        return self._observe(decision, scope, receive, send)
 
     def watch(self, decision: Decision, scope: Scope | None) -> Watch | None:
         """

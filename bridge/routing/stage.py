@@ -20,6 +20,9 @@ class Side(enum.Enum):
     LEGACY = "legacy"
     MODERN = "modern"
 
+    # An enum's own hash is Python code, and each request looks one up.
+    __hash__ = object.__hash__
+
     @property
     def other(self) -> Side:
         """

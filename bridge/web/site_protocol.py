@@ -38,6 +38,7 @@ from bridge.web.stock import StockChannel
 from bridge.web.transport import LoopTransport, loop_transport
 from bridge.web.watching import ADDED_HEADERS, DECISION, begin_watched, scope_of
 
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 
 
@@ -295,20 +296,20 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         """
         Take uvicorn's own road to the ASGI application.
         """
-        url, headers = self.url, self.headers
-        lengths = codings = 0
+        url = self.url
+        lower = [(name.lower(), value) for name, value in self.headers]
         HttpToolsProtocol.on_message_begin(self)
         self.url = url
-        for name, value in headers:
-            name = name.lower()
-            if name == b"content-length":
-                lengths += 1
-            elif name == b"transfer-encoding":
-                codings += 1
-            elif name == b"expect" and value.lower() == b"100-continue":
-                self.expect_100_continue = True
-            self.headers.append((name, value))
-        if lengths + codings > 1 or self.parser.get_http_version() not in _VERSIONS:
+        # The scope has this list already.
+        self.headers += lower
+        framings = 0
+        for name, value in lower:
+            if name in _FRAMING:
+                if name == b"expect":
+                    self.expect_100_continue = value.lower() == b"100-continue"
+                else:
+                    framings += 1
+        if framings > 1 or self.parser.get_http_version() not in _VERSIONS:
             # uvicorn would believe one of the lengths, and somebody else the other.
             raise ValueError("Twisted refuses this too")
         scope: Any = self.scope
