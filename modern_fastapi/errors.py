@@ -12,6 +12,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 Code = Literal[
@@ -127,6 +128,9 @@ def _complaint(error: Mapping[str, Any]) -> str:
 
 async def _other(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
+    if isinstance(error.__cause__, ClientDisconnect):
+        # FastAPI takes a body that breaks off for one that can't be parsed; nobody is there to be told.
+        raise error.__cause__
     if error.status_code == 404:
         return Refusal("not_found", "no such page").response()
     if error.status_code == 405:

@@ -12,6 +12,7 @@ import uuid
 from urllib.parse import quote, unquote_to_bytes
 
 from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .effects import is_shadow
@@ -67,8 +68,13 @@ class LogRequests:
         try:
             await self._app(scope, receive, watched)
         finally:
-            path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
-            self._log.add(scope["method"], path, status)
+            # A client that left in the middle of its request has got no answer.
+            if status:
+                self._note(scope, status)
+
+    def _note(self, scope: Scope, status: int) -> None:
+        path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
+        self._log.add(scope["method"], path, status)
 
 
 class RefuseWhenDraining:
@@ -107,6 +113,9 @@ class CatchErrors:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            # Nobody is there to be answered, and nothing here went wrong.
+            log.info("%s %s: the client left before it had said everything", scope["method"], scope["path"])
         except Exception:
             request_id = str(uuid.uuid4())
             log.exception("request %s (%s %s) failed", request_id, scope["method"], scope["path"])
