@@ -16,6 +16,7 @@ import time
 from legacy_twisted import mail, tasks
 
 CHUNK = 65536
+HOUR = 3600.0
 
 
 def appendLine(run, file, line):
@@ -233,9 +234,11 @@ FOLDERS = ("uploads", "processed", "exports", "outbox")
 def cleanFiles(run):
     """
     Remove what is older than so many days and needed by no unfinished task.
+    What may still be on its way in, or be half written, has an hour.
     """
     settings = run.jobs.settings
-    limit = time.time() - run.params["days"] * 86400
+    now = time.time()
+    limit = now - run.params["days"] * 86400
     needed = run.jobs.database.readNow(neededFiles)
     removed = []
     for folder in FOLDERS:
@@ -244,9 +247,15 @@ def cleanFiles(run):
                 name = f"{folder}/{entry.name}"
                 if entry.name.split(".")[0] in needed or not entry.is_file(follow_symlinks=False):
                     continue
-                if entry.stat(follow_symlinks=False).st_mtime < limit:
-                    remove(entry.path)
-                    removed.append(name)
+                underWay = folder == "uploads" or name.endswith(".part")
+                try:
+                    written = entry.stat(follow_symlinks=False).st_mtime
+                    if written < (min(limit, now - HOUR) if underWay else limit):
+                        os.remove(entry.path)
+                        removed.append(name)
+                except FileNotFoundError:
+                    # It has just got its name, or somebody else has removed it.
+                    continue
         run.checkpoint(0.5)
     return {"removed": sorted(removed)}
 

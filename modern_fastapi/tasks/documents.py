@@ -23,6 +23,7 @@ from .context import TaskContext
 
 PIECE = 256 * 1024
 PAGE = 1000
+UNDER_WAY = 3600.0  # seconds
 CLEANED = ("uploads", "processed", "exports", "outbox")
 COLUMNS = ("id", "name", "status", "attempts", "created_at", "finished_at")
 
@@ -169,23 +170,29 @@ def _settle(target: BinaryIO) -> None:
 
 async def clean_up_files(context: TaskContext, params: Age) -> dict[str, list[str]]:
     """
-    Removes files older than ``days`` from the server's own folders, and tells which.
+    Removes files older than ``days`` from the server's own folders, and tells which. What may still be on its way in,
+    or be half written, is left alone for an hour.
     """
     services = context.services
     needed = await _files_in_use(context)
 
     def remove() -> list[str]:
         gone = []
-        oldest = time.time() - params.days * 86_400
+        now = time.time()
+        oldest = now - params.days * 86_400
         for folder in CLEANED:
             for path in services.files.path(folder).iterdir():
                 name = f"{folder}/{path.name}"
                 context.checkpoint()
                 if f"{folder}/{path.name.split('.')[0]}" in needed or not path.is_file():
                     continue
-                if path.stat().st_mtime < oldest:
-                    path.unlink(missing_ok=True)
-                    gone.append(name)
+                under_way = folder == "uploads" or path.suffix == ".part"
+                try:
+                    if path.stat().st_mtime < (min(oldest, now - UNDER_WAY) if under_way else oldest):
+                        path.unlink()
+                        gone.append(name)
+                except FileNotFoundError:
+                    continue  # it has just got its name, or somebody else has removed it
         return sorted(gone)
 
     return {"removed": await context.in_thread(remove)}

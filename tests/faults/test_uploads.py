@@ -197,6 +197,33 @@ def test_a_client_that_goes_away_unanswered_leaves_all_or_nothing(
     assert "Traceback" not in server.said()
 
 
+@pytest.mark.parametrize("name", SIDES)
+def test_a_cleanup_of_everything_leaves_what_is_on_its_way(
+    serve: Serve, database: Connect, tmp_path: Path, name: str
+) -> None:
+    """
+    Whoever asks to remove what is older than no day at all gets that, but not the upload that is just coming in.
+
+    Seen to fail where a cleanup goes by age alone: the upload ends 500, its file is gone.
+    """
+    server = serve(name)
+    stored = database()
+    uploads = tmp_path / "data" / "uploads"
+    slow = Connection(server.address)
+    slow._socket.sendall(WHOLE[:-100])
+    assert until(lambda: any(path.stat().st_size for path in uploads.iterdir()))
+
+    cleaning = json.loads(ask(server.address, "POST", "/cleanup?days=0").body)["task_id"]
+    assert "SUCCESS" == stored.settle(cleaning)
+    answer = slow.exchange(WHOLE[-100:], "POST")
+    slow.close()
+
+    assert 202 == answer.status
+    assert "SUCCESS" == stored.settle(json.loads(answer.body)["task_id"])
+    [row] = stored.query("SELECT result FROM tasks WHERE id = ?", cleaning)
+    assert {"removed": []} == json.loads(row["result"])
+
+
 def pieces(size: int) -> Iterator[bytes]:
     piece = b"word " * 13107 + b"\n"  # 64 KiB
     for _ in range(size // len(piece)):
