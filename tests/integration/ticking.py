@@ -1,14 +1,15 @@
 """
-Two stacks with one loop each, for the hand-off's tests: the loop reads the last tick, works a while in a thread, and
-commits the next one in the same statement that compares the fence.
+Two stacks with the same loops, for the hand-off's tests: a loop reads its last tick, works a while in a thread, and
+commits the next one in the same statement that compares its fence.
 
 Nothing but the fence keeps a tick from being committed twice: there is no unique key on purpose. TICKING_FENCE=off
-leaves the comparison out.
+leaves the comparison out. TICKING_LOOPS is how many loops there are, TICKING_WORK how many seconds a tick mostly takes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import sqlite3
@@ -23,9 +24,14 @@ from twisted.internet import defer, threads
 from twisted.web import resource, server
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS fence (epoch INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS ticks (number INTEGER NOT NULL, epoch INTEGER NOT NULL, side TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS fence (loop TEXT NOT NULL UNIQUE, epoch INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS ticks (
+    loop TEXT NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL, side TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS last ON ticks (loop, number);
 """
+NAMES = [f"ticker{number}" for number in range(int(os.environ.get("TICKING_LOOPS", "1")))]
+WORK = float(os.environ.get("TICKING_WORK", "0.001"))
 
 
 class Refused(Exception):
@@ -41,34 +47,36 @@ class Refused(Exception):
 def connect() -> sqlite3.Connection:
     made = sqlite3.connect(os.environ["TICKING_DATABASE"], timeout=30, isolation_level=None)
     made.execute("PRAGMA journal_mode = WAL")
+    # What a process that is killed had not written is not lost, and nothing here outlives the machine.
+    made.execute("PRAGMA synchronous = OFF")
     made.executescript(SCHEMA)
-    if made.execute("SELECT count(*) FROM fence").fetchone()[0] == 0:
-        made.execute("INSERT INTO fence SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM fence)")
     return made
 
 
-def raise_fence(epoch: int) -> None:
+def raise_fence(loop: str, epoch: int) -> None:
     database = connect()
     try:
-        if database.execute("UPDATE fence SET epoch = ? WHERE epoch <= ?", (epoch, epoch)).rowcount == 0:
-            raise Refused(database.execute("SELECT epoch FROM fence").fetchone()[0])
+        database.execute("INSERT OR IGNORE INTO fence VALUES (?, 0)", (loop,))
+        sql = "UPDATE fence SET epoch = ? WHERE loop = ? AND epoch <= ?"
+        if database.execute(sql, (epoch, loop, epoch)).rowcount == 0:
+            raise Refused(database.execute("SELECT epoch FROM fence WHERE loop = ?", (loop,)).fetchone()[0])
     finally:
         database.close()
 
 
-def tick(epoch: int, side: str) -> bool:
+def tick(loop: str, epoch: int, side: str) -> bool:
     """
     One tick, on a worker's thread; whether its loop may go on.
     """
     database = connect()
     try:
-        last = database.execute("SELECT coalesce(max(number), 0) FROM ticks").fetchone()[0]
+        last = database.execute("SELECT coalesce(max(number), 0) FROM ticks WHERE loop = ?", (loop,)).fetchone()[0]
         # Mostly a short piece of work; now and then a thread that stalls past lease and drain together.
-        time.sleep(random.choice([0.001] * 40 + [2.5]))
+        time.sleep(random.choice([WORK] * 40 + [2.5]))
         fenced = os.environ.get("TICKING_FENCE") != "off"
-        where = "WHERE EXISTS (SELECT 1 FROM fence WHERE epoch = ?)" if fenced else "WHERE ? IS NOT NULL"
-        done = database.execute(f"INSERT INTO ticks SELECT ?, ?, ? {where}", (last + 1, epoch, side, epoch))
-        return done.rowcount == 1
+        where = "EXISTS (SELECT 1 FROM fence WHERE loop = ? AND epoch = ?)" if fenced else "? || ? IS NOT NULL"
+        sql = f"INSERT INTO ticks SELECT ?, ?, ?, ? WHERE {where}"
+        return database.execute(sql, (loop, last + 1, epoch, side, loop, epoch)).rowcount == 1
     finally:
         database.close()
 
@@ -78,8 +86,10 @@ class Ticker(service.Service):
     Legacy's loop: one thread's tick after the other.
     """
 
-    name = "ticker"
     epoch = 0
+
+    def __init__(self, name: str) -> None:
+        self.setName(name)
 
     def startService(self) -> None:
         service.Service.startService(self)
@@ -93,8 +103,8 @@ class Ticker(service.Service):
     def _run(self, epoch: int) -> Any:
         failure: BaseException | None = None
         try:
-            yield threads.deferToThread(raise_fence, epoch)
-            while self.running and (yield threads.deferToThread(tick, epoch, "legacy")):
+            yield threads.deferToThread(raise_fence, self.name, epoch)
+            while self.running and (yield threads.deferToThread(tick, self.name, epoch, "legacy")):
                 pass
         except Refused as refused:
             failure = refused
@@ -113,7 +123,8 @@ def make_service() -> service.MultiService:
     page = resource.Resource()
     page.putChild(b"", resource.ErrorPage(200, "ticking", "legacy"))
     internet.TCPServer(0, server.Site(page), interface="127.0.0.1").setServiceParent(tree)
-    Ticker().setServiceParent(tree)
+    for name in NAMES:
+        Ticker(name).setServiceParent(tree)
     return tree
 
 
@@ -124,11 +135,11 @@ def create_app() -> FastAPI:
 
     app = FastAPI(lifespan=lifespan)
 
-    async def ticker(epoch: int) -> None:
-        await asyncio.to_thread(raise_fence, epoch)
+    async def ticker(name: str, epoch: int) -> None:
+        await asyncio.to_thread(raise_fence, name, epoch)
         while True:
             # Shielded, so that the tick ends as a whole when the loop is told to stop.
-            running = asyncio.ensure_future(asyncio.to_thread(tick, epoch, "modern"))
+            running = asyncio.ensure_future(asyncio.to_thread(tick, name, epoch, "modern"))
             try:
                 if not await asyncio.shield(running):
                     return
@@ -136,5 +147,5 @@ def create_app() -> FastAPI:
                 await running
                 raise
 
-    app.state.loops = {"ticker": ticker}
+    app.state.loops = {name: functools.partial(ticker, name) for name in NAMES}
     return app
