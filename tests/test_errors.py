@@ -15,6 +15,7 @@ from bridge import errors as e
         (e.UnknownLoopError("x", ["a", "b"]), ("'x'", "a, b")),
         (e.UnknownLoopError("x", []), ("'x'", "[[loop]]")),
         (e.StateUnavailableError("sqlite:///s", "be read", "gone"), ("sqlite:///s", "gone", "writable")),
+        (e.ReplacedStateError("sqlite:///s"), ("sqlite:///s", "in its place", "Restart", "put the old one back")),
         (e.NewerStateError("sqlite:///s", 9, 1), ("schema 9", "Upgrade")),
         (e.StaleChangeError("GET /", "legacy", "live"), ("at live", "bgctl route")),
         (e.RefusedChangeError("GET /", "live", "no evidence", "Wait."), ("no evidence", "Wait.")),

@@ -68,6 +68,15 @@ class StateHealth(Open):
     waiting: int
 
 
+class EvidenceHealth(Open):
+    """
+    How the evidence is doing.
+    """
+
+    problem: Annotated[str | None, Field(description="Why it waits to be stored, if it does.")]
+    lost: Annotated[int, Field(description="Samples that found no room meanwhile; counts are never lost.")]
+
+
 class Status(Open):
     """
     Where everything stands.
@@ -79,6 +88,7 @@ class Status(Open):
     policy: str
     force_legacy: bool
     state: StateHealth | None = None
+    evidence: EvidenceHealth | None = None
 
 
 class Standing(Open):

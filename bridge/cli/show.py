@@ -284,8 +284,12 @@ def checked(found: list[dict[str, Any]], console: Console) -> None:
 
 
 def _trouble(found: dict[str, Any]) -> list[str]:
-    health = found.get("state") or {}
-    return [f"State: {health['problem']}"] if health.get("problem") else []
+    said = []
+    for name, word in (("state", "State"), ("evidence", "Evidence waits")):
+        problem = (found.get(name) or {}).get("problem")
+        if problem:
+            said.append(f"{word}: {problem}")
+    return said
 
 
 def _table(*names: str) -> Table:

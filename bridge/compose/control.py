@@ -7,6 +7,7 @@ Refuses: to decide what is allowed; the state's desk does.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -57,15 +58,18 @@ class ServerControl:
         """
         While the state can't be read, what this process knows.
         """
-        try:
-            found = await self._ask(lambda desk: desk.status())
-        except StateError:
+        found = None
+        if self.thread.health().problem is None:  # else each look would wait for its patience
+            with contextlib.suppress(StateError):
+                found = await self._ask(lambda desk: desk.status())
+        if found is None:
             found = Desk(self.stages.config, None, known=self.stages.known()).status()
         for row in found["routes"]:
             if row["route"] in self.stages.pinned:
                 row["recorded"] = False
         for row in found["loops"]:
             self._seen_here(row)
+        found["evidence"] = self._evidence.health()
         found["state"] = {"url": shown_url(self.stages.config.state), **attrs.asdict(self.thread.health())}
         return found
 

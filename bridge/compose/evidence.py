@@ -235,6 +235,13 @@ class Evidence:
             level=logging.DEBUG,
         )
 
+    def health(self) -> dict[str, Any]:
+        """
+        How the evidence is doing: why it waits for the state, if it does, and how many
+        samples found no room meanwhile.
+        """
+        return {"problem": self.keeper.problem or None, "lost": self.examiner.ledger.lost}
+
     def _rules(self, route: Route) -> Rules:
         book = self.books.get(route.name)
         return Rules(moments=MOMENTS) if book is None else book.rules

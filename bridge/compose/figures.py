@@ -37,6 +37,9 @@ def figures(server: Server) -> list[Metric]:
             _one("bgserver_sandbox_waiting", "gauge", "Writes that the sandboxes still work on.", feed.waiting),
             _one("bgserver_sandbox_seedings_total", "counter", "How often the copies were made.", feed.seedings),
         ]
+    if server.evidence is not None:
+        waits = server.evidence.keeper.failures
+        found.append(_one("bgserver_evidence_waits_total", "counter", "Turns in which evidence had to wait.", waits))
     if server.state is not None:
         health = server.state.health()
         found += [

@@ -56,6 +56,7 @@ class Keeper:
     Stores what was observed, and carries the gate's rulings out.
 
     @ivar pause: Seconds between two turns.
+    @ivar problem: Why evidence waits to be stored; empty while it doesn't.
     """
 
     table: Cell[RouteTable]
@@ -65,7 +66,7 @@ class Keeper:
     wall: Callable[[], float]
     pause: float = 1.0
     failures: int = 0
-    _said: str = ""
+    problem: str = ""
 
     async def run(self) -> None:
         """
@@ -101,11 +102,11 @@ class Keeper:
         except Exception as e:
             ledger.give_back(batch)
             self.failures += 1
-            if str(e) != self._said:
-                self._said = str(e)
+            if str(e) != self.problem:
+                self.problem = str(e)
                 log.warning("evidence waits, since the state can't be written: %s", e)
             return False
-        self._said = ""
+        self.problem = ""
         ledger.stored(totals)
         return True
 

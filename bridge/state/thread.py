@@ -160,7 +160,7 @@ class StateThread:
     # -- on the thread -------------------------------------------------------------
 
     def _run(self) -> None:
-        due = 0.0
+        due, polled = 0.0, True
         while True:
             with self._wake:
                 while not (self._calls or self._stopping or self._look or self._may_write()):
@@ -168,19 +168,22 @@ class StateThread:
                     if left <= 0:
                         break
                     self._wake.wait(left)
-                job = self._calls.popleft() if self._calls else None
+                # However many call: between two of them is a look, or nobody would know of trouble
+                # while each call waits for the database's patience.
+                turn = polled or self._stopping or time.monotonic() < due
+                job = self._calls.popleft() if self._calls and turn else None
                 if self._look:
                     self._look, due = False, 0.0
             if job is not None:
                 self._answer(*job)
-                due = 0.0  # what it changed is looked at next
+                due, polled = 0.0, False  # what it changed is looked at next
             elif self._stopping:
                 break
             elif time.monotonic() >= due:
                 # After trouble one write at a time shows whether it is over.
                 if self._poll() and self._problem is not None:
                     self._write_one()
-                due = time.monotonic() + self.every
+                due, polled = time.monotonic() + self.every, True
             else:
                 self._write_one()
         self._drain()

@@ -56,6 +56,9 @@ class Unjudged:
     def identity(self, route: str) -> str | None:
         return None
 
+    def health(self) -> dict[str, Any]:
+        return {"problem": None, "lost": 0}
+
     def back(self, route: str, stage: Stage, why: str, evidence: str) -> None:
         self.went_back.append((route, stage, why))
 

@@ -109,6 +109,9 @@ class Unjudged:
     def identity(self, route: str) -> str | None:
         return None
 
+    def health(self) -> dict[str, object]:
+        return {"problem": None, "lost": 0}
+
 
 class Serving:
     """
