@@ -162,7 +162,7 @@ def furnish(folder: Path, tasks: int) -> Known:
 
     planted = asyncio.run(make())
     with closing(sqlite3.connect(data / "jobs.db")) as database:
-        body = {"day": "2026-11-20", "submitted": 1, "succeeded": 1, "failed": 0}
+        body = {"day": "2026-11-20", "tasks": {"SUCCESS": 1}, "users": 1}
         database.execute(
             "INSERT INTO reports VALUES (?, ?, ?)", (body["day"], json.dumps(body), "2026-11-21T00:00:00.000000Z")
         )
