@@ -44,6 +44,8 @@ class Run:
         self.params = json.loads(row["params"])
         self.again = row["attempts"] > 1
         self.writes = []
+        self.interrupted = False
+        self._stops = []
         self._began = self._looked = time.monotonic()
 
     def atEnd(self, write, **values):
@@ -52,6 +54,20 @@ class Run:
         task: it happens exactly once, with SUCCESS.
         """
         self.writes.append(functools.partial(write, **values))
+
+    def interruptible(self, stop):
+        """
+        Have C{stop()} called, on another thread, when the task is to be given
+        back: the step that runs has no checkpoint, and may wait for long.
+        """
+        self._stops.append(stop)
+        if self.crew.abandoning.is_set():
+            self.interrupt()
+
+    def interrupt(self):
+        for stop in self._stops:
+            self.interrupted = True
+            stop()
 
     def checkpoint(self, progress=0.0):
         """
@@ -89,6 +105,7 @@ class Crew:
         self.ended = threading.Event()
         self._idle = threading.Condition()
         self._running = {}
+        self._runs = set()
 
     def __len__(self):
         return len(self._running)
@@ -103,14 +120,17 @@ class Crew:
         """
         Run one task to its end, whatever that is.
         """
+        run = Run(self, row)
+        self._runs.add(run)
         try:
-            ending = self._attempt(Run(self, row))
+            ending = self._attempt(run)
             self._finish(row, ending)
         except (tasks.Lost, Fenced):
             self.log.error("Task {id} was taken by somebody else; its result is dropped", **row)
         except Exception:
             self.log.failure("Task {id} could not be ended; rescue will find it", **row)
         finally:
+            self._runs.discard(run)
             with self._idle:
                 del self._running[row["id"], row["attempts"]]
                 self._idle.notify_all()
@@ -129,6 +149,8 @@ class Crew:
         except (tasks.Lost, Fenced):
             raise
         except BaseException as error:
+            if run.interrupted:
+                return tasks.release
             # SystemExit too: a task must not end its worker.
             self.log.failure("Task {id} ({name}) failed", **run.row)
             return functools.partial(tasks.fail, error=error)
@@ -170,13 +192,18 @@ class Crew:
         """
         with self._idle:
             if not self._idle.wait_for(lambda: not self._running, grace / 2):
-                self.abandoning.set()
+                self.abandon()
                 self._idle.wait_for(lambda: not self._running, grace / 2)
         for row in list(self._running.values()):
             self.log.error("Task {id} is left behind; rescue will find it", id=row["id"])
 
-    def end(self):
+    def abandon(self):
         self.abandoning.set()
+        for run in list(self._runs):
+            run.interrupt()
+
+    def end(self):
+        self.abandon()
         self.ended.set()
 
     def beat(self):

@@ -31,8 +31,13 @@ class Processes:
         """
         Calls a module-level function in a child. A killed child breaks its whole pool, through no fault of most of
         those who wait: they try again in a new one, a few times, for the killer may be the work itself.
+
+        A daemonic process, as each of Celery's prefork pool, may have no children, and needs none: it is the process
+        that the work has for itself.
         """
         assert not kwargs
+        if multiprocessing.current_process().daemon:
+            return await asyncio.get_running_loop().run_in_executor(None, function, *args)
         for attempt in range(TRIES):
             pool = self._pool
             if pool is None:

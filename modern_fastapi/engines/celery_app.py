@@ -30,6 +30,8 @@ def make_celery(settings: Settings) -> Celery:
     app.conf.update(
         task_default_queue=QUEUE,
         task_ignore_result=True,
+        # What Flower shows.
+        worker_send_task_events=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_time_limit=LONGEST_TASK,

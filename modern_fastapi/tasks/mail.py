@@ -5,6 +5,8 @@ Sending again after a crash may deliver twice (no SMTP server can tell); the Mes
 receiver's can. What a client wrote goes into headers only through ``EmailMessage``, which refuses line breaks.
 """
 
+import asyncio
+import contextlib
 import re
 import ssl
 from email.message import EmailMessage
@@ -12,6 +14,7 @@ from email.policy import SMTP
 from email.utils import format_datetime
 
 from aiosmtplib import SMTP as SMTPClient
+from aiosmtplib import SMTPException
 from pydantic import BaseModel
 
 from modern_fastapi.clock import from_text
@@ -19,6 +22,9 @@ from modern_fastapi.settings import Settings
 
 from .context import TaskContext
 from .records import Account
+
+# The timeouts, of one step each, that a whole dialogue may take.
+STEPS = 6
 
 # What Python takes for the end of a line. The fields let some of these through, and a header may have none.
 BREAKS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -70,5 +76,15 @@ async def _deliver(settings: Settings, message: EmailMessage) -> None:
         username=settings.smtp_user or None,
         password=settings.smtp_password or None,
     )
-    async with client:
-        await client.send_message(message)
+    # Each step has its time, and so has the whole: a server that always says a little more would never end.
+    async with asyncio.timeout(STEPS * settings.smtp_timeout):
+        try:
+            await client.connect()
+            await client.send_message(message)
+        except BaseException:
+            # No goodbye: whoever was cancelled would wait for its answer.
+            client.close()
+            raise
+        # It has taken the mail: how it says goodbye is no matter.
+        with contextlib.suppress(SMTPException):
+            await client.quit()

@@ -4,6 +4,7 @@ Mail over SMTP, from each application to a real server: the dialogue, the retrie
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -252,6 +253,57 @@ def test_a_server_that_says_nothing_is_not_waited_for(serve: Any) -> None:
         task = send(server)
 
         first_failure(database, task)
+
+
+@pytest.mark.parametrize("answers", [0, 1, 4], ids=["greeting", "hello", "message"])
+def test_a_server_that_says_nothing_holds_up_no_stop(serve: Any, answers: int) -> None:
+    """
+    Wherever the dialogue hangs, a stop ends it: the process ends within its grace, and the mail waits for the next
+    start, without an attempt being lost.
+
+    Seen to fail with the connection left open: the task stayed RUNNING, for the rescue to find after its lease; and
+    with the goodbye said to a server that had not answered before.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server, database = serve(silent.getsockname()[1], JOBS_SMTP_TIMEOUT="60", JOBS_GRACE="2")
+        task = send(server)
+        connection, _ = silent.accept()
+        with connection, connection.makefile("rb") as said:
+            for number in range(answers):
+                connection.sendall(b"250 yes\r\n" if number else b"220 hello\r\n")
+                said.readline()
+
+            server.stop(timeout=10)
+
+        [row] = database.query("SELECT status, owner, failures FROM tasks WHERE id = ?", task)
+        assert ("PENDING", None, 0) == tuple(row.values())
+
+
+def test_a_server_that_never_comes_to_an_end_is_given_up(serve: Any) -> None:
+    """
+    A timeout for each step is none for a server that always says a little more: the whole dialogue has a limit, too.
+
+    Seen to fail without it.
+    """
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = endless.accept()
+            with connection:
+                while True:
+                    connection.sendall(b"2")
+                    time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as endless:
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        server, database = serve(endless.getsockname()[1], JOBS_SMTP_TIMEOUT="0.5")
+
+        task = send(server)
+
+        first_failure(database, task)
+        dripping.join(10)
+        assert not dripping.is_alive()
 
 
 @pytest.fixture(scope="session")

@@ -139,7 +139,7 @@ def test_files_that_the_pages_name_are_there():
     """
     A path in code font below one of the project's folders exists.
     """
-    name = re.compile(r"`((?:bridge|docs|legacy_twisted|modern_fastapi|tests|twistd_plugin)/[\w./-]*)`")
+    name = re.compile(r"`((?:bridge|docs|legacy_twisted|modern_fastapi|tests|twistd_plugin)/[\w./-]*)(?:::\w+)?`")
     missing = []
     for place in render.PAGES:
         for path in name.findall(place.read_text("utf-8")):
@@ -147,6 +147,23 @@ def test_files_that_the_pages_name_are_there():
                 missing.append(f"{place.name}: {path}")
 
     assert [] == missing
+
+
+def test_each_way_of_the_sources_names_its_test():
+    """
+    Each row of docs/sources.md ends with one test, by its file and name, that is there.
+    """
+    rows = [line.split(" | ") for line in page("sources.md").splitlines() if line.startswith("| ")]
+    ways = [row for row in rows if row[0] not in ("| way", "| ---")]
+    faults = []
+    for way in ways:
+        named = re.fullmatch(r"`(tests/[\w/]+\.py)::(test_\w+)` \|", way[-1])
+        path = ROOT / named[1] if named else ROOT / "none"
+        if named is None or not path.exists() or not re.search(rf"^(async )?def {named[2]}\(", path.read_text(), re.M):
+            faults.append(way[0])
+
+    assert len(ways) > 40
+    assert [] == faults
 
 
 def test_pages_that_the_code_names_are_there():

@@ -33,6 +33,11 @@ class Attempt:
     def checkpoint(self, progress=0.0):
         self.checkpoints += 1
 
+    def interruptible(self, stop):
+        """
+        Nobody interrupts this one.
+        """
+
 
 class Mailbox:
     """
