@@ -279,7 +279,8 @@ class Evidence:
         differences = paired.differences or (paired.missing(),)
         text = tick_sample_of(paired.tick, paired.legacy, paired.modern, differences, self.examiner.redactor)
         for difference in differences:
-            if ledger.differs(key, difference) == 1:
+            place = self.examiner.redactor.text(difference.place)
+            if ledger.differs(key, difference, place) == 1:
                 ledger.keep(key, difference.fingerprint, text)
 
     async def close(self, deadline: float) -> None:

@@ -168,12 +168,14 @@ class Examiner:
             noise.saw(judged.noise)
             if judged.noise and noise.pairs % 50 == 0:
                 for proposal in noise.proposals(self.owner, self.wall(), self.gate.config.aa):
-                    self.ledger.propose(book.route, proposal)
+                    # A rule that can't be written down can't be agreed on either.
+                    if self.redactor.text(proposal.rule) == proposal.rule:
+                        self.ledger.propose(book.route, proposal)
         if judged.verdict is not Verdict.DIFFERENT:
             return
         text = ""
         for difference in {d.fingerprint: d for d in judged.differences}.values():
-            self.ledger.differs(key, difference)
+            self.ledger.differs(key, difference, self.redactor.text(difference.place))
             name = difference.fingerprint
             times = self._seen[key, name] = self._seen.get((key, name), 0) + 1
             # The first few, and then ever fewer: a difference of every request must

@@ -155,14 +155,16 @@ class Ledger:
         """
         self._counts.setdefault(key, Counter()).update(counts)
 
-    def differs(self, key: Key, difference: Difference) -> int:
+    def differs(self, key: Key, difference: Difference, place: str) -> int:
         """
         Count a difference; how often this process has seen it since the last batch.
+
+        @param place: Where it is, as it may be stored.
         """
         found = self._found.setdefault(key, {})
         name = difference.fingerprint
         count = found[name][2] + 1 if name in found else 1
-        found[name] = (difference.kind.value, difference.place, count)
+        found[name] = (difference.kind.value, place, count)
         return count
 
     def keep(self, key: Key, fingerprint: str, text: str) -> None:

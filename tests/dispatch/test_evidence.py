@@ -515,12 +515,12 @@ def test_a_batch_comes_back_whole():
     difference = Difference(Kind.VALUE, "$.a")
     older, newer = (Proposal("$.a", "o", 1.0, share, 1) for share in (0.1, 0.2))
     ledger.add(KEY, {"a": 1})
-    ledger.differs(KEY, difference)
+    ledger.differs(KEY, difference, difference.place)
     ledger.propose(ROUTE, older)
     batch = ledger.take([KEY])
     assert 1 == ledger.totals(KEY).counts["a"]
     ledger.add(KEY, {"a": 2})
-    assert 1 == ledger.differs(KEY, difference)
+    assert 1 == ledger.differs(KEY, difference, difference.place)
     ledger.propose(ROUTE, newer)
 
     ledger.give_back(batch)
