@@ -14,7 +14,7 @@ A Twisted Site on uvicorn's transport or behind ASGI, and everything that listen
   who asks.
 - L{load}: what C{--legacy} and C{--modern} name.
 - L{adopt}: the Sites that the user's code listens with.
-- L{listen}: the listeners; binding, serving, draining.
+- L{listen}: the listeners; binding, serving, draining. L{accepting}: how connections come.
 - L{access}: one access log for both sides.
 - L{lifespan}: one ASGI application's start-up and shutdown.
 - L{quicken}: two costs of twisted.web that need paying only once.

@@ -22,8 +22,9 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from bridge.web.transport import TWISTED
+
 MakeProtocol = Callable[[], asyncio.Protocol]
-TWISTED = "twisted_transport"
 
 
 class TransportFacade(asyncio.Transport):
@@ -44,6 +45,8 @@ class TransportFacade(asyncio.Transport):
         )
         self._host = host
         self._transport = transport
+        # Some transports in memory can't be told to wait.
+        self._paces = IPushProducer.providedBy(transport)
         self._closing = False
 
     def write(self, data: Any) -> None:
@@ -56,7 +59,8 @@ class TransportFacade(asyncio.Transport):
     def close(self) -> None:
         if not self._closing:
             self._closing = True
-            self._transport.resumeProducing()
+            if self._paces:
+                self._transport.resumeProducing()
             # A push producer that stays registered would hold the connection open.
             self._transport.unregisterProducer()
             self._transport.loseConnection()
@@ -66,11 +70,11 @@ class TransportFacade(asyncio.Transport):
         self._transport.abortConnection()
 
     def pause_reading(self) -> None:
-        if not self._closing:
+        if self._paces and not self._closing:
             self._transport.pauseProducing()
 
     def resume_reading(self) -> None:
-        if not self._closing:
+        if self._paces and not self._closing:
             self._transport.resumeProducing()
 
     def is_reading(self) -> bool:

@@ -8,7 +8,6 @@ Refuses: signals, lifespans and exit statuses.  Who puts the server together own
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
@@ -27,6 +26,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from bridge.errors import ListenError
+from bridge.web.accepting import Acceptor, accepting
 from bridge.web.adopt import Adopted, AdoptedPort, Adopter, ListenCall
 from bridge.web.cycle import UVICORN, uvicorn_known
 from bridge.web.front import Decide, Road, Watches
@@ -36,6 +36,8 @@ from bridge.web.quicken import Quickened
 from bridge.web.site_protocol import SiteProtocol
 
 App = Callable[..., Awaitable[None]]
+# After how many turns of the loop a new connection's first bytes have been read, if they were there.
+_TURNS = 5
 # How often a drain looks whether it is over, in seconds.
 _LOOK = 0.02
 
@@ -47,12 +49,12 @@ class Listener:
 
     @ivar adopted: Its socket or factory.
     @ivar road: None where everything goes through ASGI.
-    @ivar server: While it is served by the loop.
+    @ivar acceptor: While it is served by the loop.
     """
 
     adopted: Adopted
     road: Road | None
-    server: asyncio.AbstractServer | None = None
+    acceptor: Acceptor | None = None
 
     @property
     def address(self) -> str:
@@ -307,14 +309,10 @@ class Front:
         sock = listener.adopted.socket
         if sock is None or sock.fileno() < 0:
             return
-        loop = asyncio.get_running_loop()
         # The port keeps its own descriptor: it goes on telling where it listens.
-        twin = sock.dup()
-        if sock.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(lambda: self._protocol(listener), sock=twin)
-        else:
-            server = await loop.create_server(lambda: self._protocol(listener), sock=twin)
-        listener.server = server
+        listener.acceptor = await accepting(
+            asyncio.get_running_loop(), sock.dup(), lambda: self._protocol(listener)
+        )
 
     def _tick(self) -> None:
         now = formatdate(time.time(), usegmt=True).encode("ascii")
@@ -322,9 +320,12 @@ class Front:
         self._clock = asyncio.get_running_loop().call_later(1.0, self._tick)
 
     def _stopped(self, listener: Listener) -> None:
-        if listener.server is not None:
-            listener.server.close()
-            listener.server = None
+        if listener.acceptor is not None:
+            acceptor, listener.acceptor = listener.acceptor, None
+            acceptor.close()
+            for task in acceptor.making:
+                self._pending.add(task)
+                task.add_done_callback(self._pending.discard)
         if listener in self.listeners:
             self.listeners.remove(listener)
 
@@ -347,9 +348,12 @@ class Front:
         @param deadline: In seconds from now, at most.
         @return: Whether all of them ended in time.
         """
+        end = time.monotonic() + deadline
+        # Those that were taken last may have asked already.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         for connection in list(self.state.connections):
             connection.shutdown()
-        end = time.monotonic() + deadline
         while self.state.connections or self.state.tasks:
             if time.monotonic() >= end:
                 return False

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from bridge.web.cycle import LegacyCycle
-from bridge.web.patience import Patience
+from bridge.web.patience import ABORT, Patience
 
 # What Twisted reads ahead while a request is being answered.
 EAGER = 0x4000
@@ -75,11 +75,17 @@ class OrderedProtocol(HttpToolsProtocol):
         """
         return self.timeout_keep_alive
 
+    def last_patience(self) -> float | None:
+        """
+        For how many seconds more it may take what is left for it; None for ever.
+        """
+        return ABORT
+
     # the transport's side
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._patience = Patience(self.loop, transport, self.patience, self._waiting)
+        self._patience = Patience(self.loop, transport, self.patience, self._waiting, self.last_patience)
 
     def heard(self, size: int) -> None:
         """

@@ -31,15 +31,18 @@ class Patience:
         transport: asyncio.Transport,
         seconds: Callable[[], float | None],
         waiting: Callable[[], bool],
+        abort: Callable[[], float | None] = lambda: ABORT,
     ) -> None:
         """
         @param seconds: How long a peer may be silent now; None for ever.
         @param waiting: Whether it is the peer's turn.
+        @param abort: How long it may take what is left for it after that; None for ever.
         """
         self._loop = loop
         self._transport = transport
         self._seconds = seconds
         self._waiting = waiting
+        self._abort = abort
         self._timer: asyncio.TimerHandle | None = None
         self.heard = loop.time()
         self._arm(seconds())
@@ -62,7 +65,14 @@ class Patience:
             return
         self._log.info("Timing out client: {peer}", peer=self._transport.get_extra_info("peername"))
         self._transport.close()
-        self._timer = self._loop.call_later(ABORT, self._transport.abort)
+        abort = self._abort()
+        if abort is not None:
+            self._timer = self._loop.call_later(abort, self._force)
+
+    def _force(self) -> None:
+        self._timer = None
+        self._log.info("Forcibly timing out client: {peer}", peer=self._transport.get_extra_info("peername"))
+        self._transport.abort()
 
     def cancel(self) -> None:
         """

@@ -205,6 +205,12 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             return found
         return super().patience()
 
+    def last_patience(self) -> float | None:
+        if self._road is None:
+            return super().last_patience()
+        found: float | None = self._channel_class.abortTimeout
+        return found
+
     def pause_writing(self) -> None:
         self.flow.pause_writing()
         if self._face is not None:

@@ -28,6 +28,9 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+# Under this name an asyncio transport keeps the Twisted one that it only stands for.
+TWISTED = "twisted_transport"
+
 
 def address_of(name: Any) -> Any:
     """
@@ -148,28 +151,43 @@ class LoopTransport:
                 return self._transport.get_extra_info(key)
         return self._transport.get_extra_info(key)
 
+    def native(self) -> Any:
+        """
+        The Twisted transport below, where Twisted accepts and encrypts; else None.
+        """
+        return self._transport.get_extra_info(TWISTED)
+
     def getHandle(self) -> Any:
         """
-        The socket, for those who tune it.
+        The socket, for those who tune it, or what Twisted gives instead.
         """
-        return self._transport.get_extra_info("socket")
+        native = self.native()
+        return self._transport.get_extra_info("socket") if native is None else native.getHandle()
 
     def fileno(self) -> int:
-        found = self.getHandle()
+        found = self.native() or self.getHandle()
         return -1 if found is None else int(found.fileno())
 
     def getTcpNoDelay(self) -> bool:
-        return bool(self.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        return bool(self._option("getTcpNoDelay", socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         with suppress(OSError):  # UNIX sockets have no such option
-            self.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+            self._option("setTcpNoDelay", socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
 
     def getTcpKeepAlive(self) -> bool:
-        return bool(self.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        return bool(self._option("getTcpKeepAlive", socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        self.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+        self._option("setTcpKeepAlive", socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
+    def _option(self, name: str, level: int, option: int, *value: bool) -> Any:
+        native = self.native()
+        if native is not None:
+            # Below may be a UNIX socket, which has no such options.
+            return getattr(native, name)(*value) if ITCPTransport.providedBy(native) else None
+        found = self._transport.get_extra_info("socket")
+        return found.setsockopt(level, option, *value) if value else found.getsockopt(level, option)
 
     # what the owner of the asyncio transport reports
 
@@ -206,12 +224,20 @@ class SecureLoopTransport(LoopTransport):
 
     def getPeerCertificate(self) -> Any:
         """
-        The peer's certificate, as C{ssl} gives it: a dict, or None.
+        The peer's certificate: OpenSSL's own where Twisted encrypts, else as C{ssl} gives
+        it, a dict; or None.
         """
+        native = self.native()
+        if native is not None:
+            return native.getPeerCertificate()
         return self._transport.get_extra_info("peercert")
 
     @property
     def negotiatedProtocol(self) -> bytes | None:
+        native = self.native()
+        if native is not None:
+            chosen_natively: bytes | None = native.negotiatedProtocol
+            return chosen_natively
         found = self._transport.get_extra_info("ssl_object")
         chosen = None if found is None else found.selected_alpn_protocol()
         return None if chosen is None else chosen.encode("ascii")

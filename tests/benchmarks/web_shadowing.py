@@ -47,6 +47,9 @@ def serve(variant: str) -> None:
     class Judge:
         def judge(self, trial: Any) -> None: ...
 
+        def doubts(self, trial: Any) -> bool:
+            return False
+
         def dropped(self, decision: Any, why: Any) -> None: ...
 
         def answered(self, decision: Any, status: int, seconds: float) -> None: ...

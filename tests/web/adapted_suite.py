@@ -1,11 +1,12 @@
 """
 Runs test modules of others on the bridged reactor, and prints what failed as JSON.
 
-    python -m tests.web.adapted_suite native|listened|built MODULE…
+    python -m tests.web.adapted_suite native|listened|built|channels MODULE…
 
 C{native} is Twisted's own Site and channel. With C{listened} every Site that a test
 listens with is served by a front; with C{built} also what C{Site.buildProtocol} makes is
-ours, over whatever transport the test has, in memory or not.
+ours, over whatever transport the test has, in memory or not.  With C{channels} so is every
+C{HTTPChannel} that a test makes by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import warnings
 from typing import Any
 
 
-def adapt(reactor: Any, built: bool) -> None:
+def adapt(reactor: Any, built: bool, channels: bool) -> None:
     """
     Put the adapter where Sites listen and, if asked, where they build their protocols.
     """
@@ -52,6 +53,12 @@ def adapt(reactor: Any, built: bool) -> None:
     if built:
         Site.buildProtocol = build  # type: ignore[method-assign]
     assert Listener is not None
+    if channels:
+        from twisted.web import http
+
+        from tests.web.adapted_channel import adapted_channel
+
+        http.HTTPChannel = adapted_channel(front._config, front.state, reactor)  # type: ignore[misc, assignment]
 
 
 def main(mode: str, names: list[str]) -> None:
@@ -61,7 +68,7 @@ def main(mode: str, names: list[str]) -> None:
 
     reactor = install("asyncio")
     if mode != "native":
-        adapt(reactor, mode == "built")
+        adapt(reactor, mode == "built", mode == "channels")
     from twisted.trial import reporter, runner
 
     class Names(reporter.TestResult):  # type: ignore[misc]

@@ -331,6 +331,73 @@ async def test_tls_context_of_the_application(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning", "ignore:twisted:DeprecationWarning")
 @on_loop
+async def test_tls_shows_the_peers_certificate(tmp_path: Path) -> None:
+    """
+    Where Twisted encrypts, a Request finds the client's certificate, and can tune the socket,
+    as natively. The face of asyncio said None.
+    """
+    import ssl
+
+    pytest.importorskip("OpenSSL", reason="TLS is an extra")
+    from OpenSSL.SSL import VERIFY_PEER
+    from twisted.internet import reactor
+    from twisted.internet.ssl import DefaultOpenSSLContextFactory
+    from twisted.web.server import Site
+
+    class Names(Resource):
+        isLeaf = True
+
+        def render_GET(self, request: Any) -> bytes:
+            request.transport.setTcpKeepAlive(True)
+            found = request.transport.getPeerCertificate()
+            name = None if found is None else found.to_cryptography().subject.rfc4514_string()
+            return repr((name, request.transport.getTcpKeepAlive())).encode()
+
+    made = self_signed(tmp_path)
+    contexts = DefaultOpenSSLContextFactory(str(made.private), str(made.public))
+    contexts.getContext().set_verify(VERIFY_PEER, lambda *found: True)
+    trusting = ssl.create_default_context(cafile=str(made.public))
+    trusting.check_hostname = False
+    async with adopting():
+        port = reactor.listenSSL(0, Site(Names()), contexts, interface="127.0.0.1")  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
+        assert repr((None, True)).encode() == await fetch_from(port, ssl=trusting)
+        trusting.load_cert_chain(made.public, made.private)
+        assert repr(("CN=localhost", True)).encode() == await fetch_from(port, ssl=trusting)
+        await asyncio.wrap_future(_future(port.stopListening()))
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@on_loop
+async def test_twisteds_parser_inside_a_wrapping_factory(tmp_path: Path, kind: str) -> None:
+    """
+    What only Twisted's parser understands is answered there too. Its channel asked for TCP's
+    options of what had none, and the connection was cut.
+    """
+    from twisted.internet import reactor
+    from twisted.protocols.policies import WrappingFactory
+
+    async with adopting():
+        wrapped = WrappingFactory(site_of())
+        if kind == "tcp":
+            port = reactor.listenTCP(0, wrapped, interface="127.0.0.1")  # type: ignore[attr-defined]
+            opened = asyncio.open_connection("127.0.0.1", port.getHost().port)
+        else:
+            port = reactor.listenUNIX(str(tmp_path / "s"), wrapped)  # type: ignore[attr-defined]
+            opened = asyncio.open_unix_connection(tmp_path / "s")
+        client = Client(*await opened)
+        await client.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-A: b\r\n folded\r\n\r\n")
+
+        assert 200 == (await client.answer())[0]
+        client.abort()
+        with suppress(OSError):
+            await client.writer.wait_closed()
+        await asyncio.wrap_future(_future(port.stopListening()))
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning", "ignore:twisted:DeprecationWarning")
+@on_loop
 async def test_tls_back_pressure_and_disconnect(tmp_path: Path) -> None:
     """
     Over Twisted's TLS a slow reader pauses the producer, gets all of it when it reads, and

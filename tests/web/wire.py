@@ -126,6 +126,9 @@ class Unjudged:
     def judge(self, trial: Any) -> None:
         self.trials += 1
 
+    def doubts(self, trial: Any) -> bool:
+        return False
+
     def dropped(self, decision: Any, why: Any) -> None: ...
 
     def answered(self, decision: Any, status: int, seconds: float) -> None: ...
