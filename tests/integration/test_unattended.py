@@ -55,7 +55,7 @@ BEHIND = 60
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if LONG else 400)]
 
 
-def policy(gate: str, modern: str = MODERN, only: Sequence[str] = ()) -> str:
+def policy(gate: str, modern: str = MODERN, only: Sequence[str] = (), moving: str = MOVING) -> str:
     """
     The shipped policy, moving by itself; of its routes only some, if any are named.
     """
@@ -66,7 +66,7 @@ def policy(gate: str, modern: str = MODERN, only: Sequence[str] = ()) -> str:
     text = "[[route]]".join([head, *routes]) + "\n[[loop]]" + loops
     for old, new in (
         (LISTEN, 'listen = ["tcp:0:interface=127.0.0.1"]\nadmin = "tcp:0:interface=127.0.0.1"'),
-        (MANUAL, MOVING),
+        (MANUAL, moving),
         (MODERN, modern),
     ):
         assert 1 == text.count(old), old
@@ -100,8 +100,14 @@ class Watched:
         found: list[dict[str, Any]] = json.loads(self.get("/api/route?name=" + route.replace(" ", "%20")))["audit"]
         return found
 
-    def behind(self) -> int:
-        found = re.search(rb"^bgserver_sandbox_waiting (\d+)$", self.get("/metrics"), re.MULTILINE)
+    def move(self, route: str, stage: str) -> None:
+        with closing(http.client.HTTPConnection(*self.admin, timeout=60)) as connection:
+            body = json.dumps({"route": route, "stage": stage})
+            connection.request("POST", "/api/set", body, {"Content-Type": "application/json"})
+            assert 200 == connection.getresponse().status
+
+    def sandbox(self, figure: str) -> int:
+        found = re.search(rf"^bgserver_sandbox_{figure} (\d+)$", self.get("/metrics").decode(), re.MULTILINE)
         assert found is not None
         return int(found[1])
 
@@ -118,7 +124,12 @@ class Watched:
                     break
                 step()
                 self.over.wait(pace)
-                while kinds is WRITES and number % 20 == 0 and self.behind() > BEHIND and not self.over.wait(0.1):
+                while (
+                    kinds is WRITES
+                    and number % 20 == 0
+                    and self.sandbox("waiting") > BEHIND
+                    and not self.over.wait(0.1)
+                ):
                     pass
         except BaseException as error:
             self.failed.append(error)
@@ -254,3 +265,34 @@ def test_a_route_with_a_fault_stays(watch: Callable[..., Watched]) -> None:
     [found] = json.loads(watched.get("/api/differences?name=POST%20/items"))["differences"]
     assert ("value", "$.name") == (found["kind"], found["path"])
     assert dict(found["sample"]["request"]["headers"])["x-client-id"] in people
+
+
+def test_a_sandbox_is_there_while_it_is_wanted(watch: Callable[..., Watched], tmp_path: Path) -> None:
+    """
+    The policy that ships declares sandboxes, and as long as no write is in the shadow there is nothing of them: no
+    file, no instance. With the first one both come, and with the last one the instances go.
+
+    Seen to fail with sandboxes that are made at the start.
+    """
+    watched = watch(policy("", moving=MANUAL), 1)
+    client = Replay(watched.server.address, watched.known, random.Random(1))
+    client.post("POST /log", "/log?message=m")
+
+    assert (0, False) == (watched.sandbox("seedings_total"), (tmp_path / "sandbox").exists())
+
+    watched.move("POST /log", "shadow")
+    _until(lambda: watched.sandbox("seedings_total") == 1 and watched.sandbox("ready") == 1)
+    client.post("POST /log", "/log?message=m")
+    _until(lambda: watched.routes()["POST /log"]["pairs"] == 1)
+    assert (tmp_path / "sandbox" / "modern" / "jobs.db").exists()
+
+    watched.move("POST /log", "legacy")
+    _until(lambda: watched.sandbox("ready") == 0)
+    client.close()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 40
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -121,8 +121,8 @@ class FolderCopy:
         """
         Whether a file of the original is called by one of these ids.
         """
-        for name, _ in self._files(self.original):
-            if any(each in name for each in ids):
+        for _, name in _entries(self.original):
+            if any(each in name for each in ids) and not (self._apart and self._apart.match(name)):
                 return f"{self.original.name}:{name}"
         return ""
 
@@ -152,6 +152,18 @@ def _files(folder: Path) -> Iterator[tuple[str, _Stamp]]:
     """
     The regular files below a folder, by relative name: size, time of change, inode.
     """
+    for entry, name in _entries(folder):
+        try:
+            stat = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # that one went while we looked; the others are there
+        yield name, (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def _entries(folder: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """
+    The same without a look at each.
+    """
     # Texts, not paths: this runs several times for each write, over all files.
     start = len(str(folder)) + 1
     work = [str(folder)]
@@ -165,8 +177,4 @@ def _files(folder: Path) -> Iterator[tuple[str, _Stamp]]:
             if entry.is_dir(follow_symlinks=False):
                 work.append(entry.path)
             elif entry.is_file(follow_symlinks=False):
-                try:
-                    stat = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue  # that one went while we looked; the others are there
-                yield entry.path[start:], (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+                yield entry, entry.path[start:]
