@@ -7,7 +7,10 @@ here, in order, rather than in SQLite's own retries.
 """
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
@@ -19,12 +22,51 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 BUSY_SECONDS = 30
 
 
-class Database:
+class Turnstile:
     """
-    The pool of connections to one database. All methods run on the event loop.
+    Lets one pass at a time, in order, on whatever event loop each of them is. SQLite's own way is to sleep and try
+    again, which may pass somebody over for seconds.
     """
 
-    def __init__(self, url: str, pool: int = 10) -> None:
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._taken = False
+        self._waiting: deque[Future[None]] = deque()
+
+    async def __aenter__(self) -> None:
+        with self._guard:
+            if not self._taken:
+                self._taken = True
+                return
+            turn: Future[None] = Future()
+            self._waiting.append(turn)
+        try:
+            await asyncio.wrap_future(turn)
+        except asyncio.CancelledError:
+            if not turn.cancel():  # it was ours already
+                self._next()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._next()
+
+    def _next(self) -> None:
+        with self._guard:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    turn.set_result(None)
+                    return
+            self._taken = False
+
+
+class Database:
+    """
+    The pool of connections to one database. All methods run on the event loop. ``writers`` is shared by those of one
+    process that write to one SQLite file from several loops.
+    """
+
+    def __init__(self, url: str, writers: Turnstile | None = None, pool: int = 10) -> None:
         self.url = url
         self.postgresql = url.startswith("postgresql:")
         if self.postgresql:
@@ -40,7 +82,8 @@ class Database:
         self.listeners: list[Callable[[], None]] = []
         self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT") if self.postgresql else self.engine
         self._writer = self.engine.execution_options(takes_the_lock=True)
-        self._queue: AbstractAsyncContextManager[Any] = nullcontext() if self.postgresql else asyncio.Lock()
+        self.writers = writers or Turnstile()
+        self._queue: AbstractAsyncContextManager[Any] = nullcontext() if self.postgresql else self.writers
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:

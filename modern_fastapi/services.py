@@ -21,7 +21,7 @@ from sqlalchemy import delete, insert, update
 
 from .bell import Bell
 from .clock import Clock, SystemClock, as_text, from_text
-from .database import Database
+from .database import Database, Turnstile
 from .engines import make_engine
 from .events import EventSource
 from .files import Files
@@ -44,10 +44,11 @@ SIDE = "modern"
 
 class Services:
     """
-    One application's stores, pools and workers. Used on one event loop.
+    One application's stores, pools and workers. Used on one event loop; ``writers`` is where this process's writers
+    queue, if it has several.
     """
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None, writers: Turnstile | None = None) -> None:
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
         self.boot_id = str(uuid.uuid4())
@@ -55,7 +56,7 @@ class Services:
         self.kinds: Mapping[str, Kind] = KINDS
         self.bell = Bell()
         self.files = Files(settings.data)
-        self.database = Database(settings.database_url)
+        self.database = Database(settings.database_url, writers)
         self.threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="tasks")
         self.loop_threads = ThreadPoolExecutor(3, thread_name_prefix="loops")
         self.processes = Processes(max(1, min(4, (os.cpu_count() or 1))))
@@ -98,10 +99,12 @@ class Services:
                 )
             )
 
-    async def pulse(self) -> None:
+    async def pulse(self, first: float = 0.0) -> None:
         """
-        Says that this process lives, and the tasks that it runs: once a second, and more seldom while it runs none.
+        Says that this process lives, and the tasks that it runs: once a second, and more seldom while it runs none. It
+        begins after ``first`` seconds: a row that was just claimed needs no sign of life yet.
         """
+        await asyncio.sleep(first)
         for second in itertools.count():
             try:
                 if self.runner.running or second % 5 == 0:
@@ -134,6 +137,7 @@ class Services:
         """
         Ends pools and connections, the users of each before it.
         """
+        await self.runner.settled()
         await self.processes.close()
         await asyncio.to_thread(self.threads.shutdown)
         await asyncio.to_thread(self.loop_threads.shutdown)

@@ -13,7 +13,7 @@ Workers, with the same ``JOBS_*`` as the server, and ``JOBS_BROKER`` naming Redi
     celery -A modern_fastapi.engines.celery_worker worker --concurrency 4
     celery -A modern_fastapi.engines.celery_worker beat
     celery -A modern_fastapi.engines.celery_worker flower
-    rq worker jobs --url redis://127.0.0.1:6379/0 -c modern_fastapi.engines.rq_worker
+    rq worker jobs --url redis://127.0.0.1:6379/0 -w rq.SimpleWorker -c modern_fastapi.engines.rq_worker
     dramatiq modern_fastapi.engines.dramatiq_worker --processes 2 --threads 8
 """
 

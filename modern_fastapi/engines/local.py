@@ -129,7 +129,7 @@ class ThreadEngine:
         await self._relay.run()
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        with Worker(self._services.settings) as worker:
+        with Worker(self._services.settings, self._services.database.writers) as worker:
             self._workers.append(worker)
             while (task_id := self._waiting.get()) is not None:
                 worker.execute(task_id)

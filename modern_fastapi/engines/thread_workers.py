@@ -7,6 +7,7 @@ Celery's prefork has one such thread in each process, its threads pool and Drama
 import threading
 from contextlib import ExitStack
 
+from modern_fastapi.database import Turnstile
 from modern_fastapi.settings import Settings
 
 from .worker import Worker
@@ -20,6 +21,7 @@ class ThreadWorkers:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._local = threading.local()
+        self._writers = Turnstile()
 
     def execute(self, task_id: str) -> None:
         """
@@ -37,7 +39,7 @@ class ThreadWorkers:
         worker: Worker | None = getattr(self._local, "worker", None)
         if worker is None:
             self._local.stack = ExitStack()
-            worker = self._local.worker = self._local.stack.enter_context(Worker(self._settings))
+            worker = self._local.worker = self._local.stack.enter_context(Worker(self._settings, self._writers))
         return worker
 
     def close(self) -> None:

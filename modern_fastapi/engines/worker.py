@@ -9,6 +9,7 @@ import logging
 from types import TracebackType
 from typing import Self
 
+from modern_fastapi.database import Turnstile
 from modern_fastapi.loops.once import tick_once
 from modern_fastapi.services import Services
 from modern_fastapi.settings import Settings
@@ -21,10 +22,12 @@ log = logging.getLogger(__name__)
 class Worker:
     """
     An event loop with services of its own, which runs only while a row does. To be used by one thread; ``stop`` by any.
+    The workers of one process share its ``writers``.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, writers: Turnstile | None = None) -> None:
         self._settings = settings
+        self._writers = writers
 
     def __enter__(self) -> Self:
         self._runner = asyncio.Runner()
@@ -34,7 +37,7 @@ class Worker:
 
     async def _open(self) -> Services:
         # A worker runs what it is given, and hands nothing on.
-        services = Services(self._settings.model_copy(update={"engine": "table"}))
+        services = Services(self._settings.model_copy(update={"engine": "table"}), writers=self._writers)
         await services.open()
         return services
 
@@ -53,7 +56,7 @@ class Worker:
 
     async def _execute(self, task_id: str) -> None:
         supervisor = Supervisor()
-        supervisor.start("pulse", self._services.pulse())
+        supervisor.start("pulse", self._services.pulse(first=1.0))
         try:
             await self._services.runner.execute(task_id)
         finally:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .context import Cancelled, Released, Stopped, TaskContext
 from .rows import Claim
+from .together import Together
 
 if TYPE_CHECKING:
     from modern_fastapi.services import Services
@@ -46,21 +47,48 @@ class Runner:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._rows = services.rows
+        self._claims: Together[str, Claim | None] = Together(self._claim)
+        self._ends: Together[Ending, None] = Together(self._end)
         self.running: dict[str, TaskContext] = {}
 
     async def execute(self, task_id: str) -> None:
         """
         Claims one row and runs it, if it may start; the one entrance of all engines but the table's.
         """
-        async with self._services.database.write() as connection:
-            claim = await self._rows.claim_one(connection, task_id)
+        claiming = self._claims.ask(task_id)
+        try:
+            claim = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # The claim is on its way, and its row is nobody else's: it is given back.
+            if (claim := await claiming) is not None:
+                await self._ends.ask(Ending(claim, partial(self._rows.release, claim=claim)))
+            raise
         if claim is None:
             return
         ending = await self.run(claim)
-        async with self._services.database.write() as connection:
-            await self.record(connection, [ending])
+        try:
+            await self._ends.ask(ending)
+        finally:
+            # Not written down, it has no heartbeat either, and is rescued.
+            self.forget(claim)
         if ending.cancelled:
             raise asyncio.CancelledError
+
+    async def _claim(self, task_ids: list[str]) -> list[Claim | None]:
+        async with self._services.database.write() as connection:
+            return [await self._rows.claim_one(connection, task_id) for task_id in task_ids]
+
+    async def _end(self, endings: list[Ending]) -> list[None]:
+        async with self._services.database.write() as connection:
+            await self.record(connection, endings)
+        return [None] * len(endings)
+
+    async def settled(self) -> None:
+        """
+        Returns when no claim and no end is on its way to the database.
+        """
+        await self._claims.settled()
+        await self._ends.settled()
 
     async def run(self, claim: Claim) -> Ending:
         """
