@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,15 @@ NO_TRANSPORT = "twisted.web.test.test_web.ConditionalTests."
 
 def run(mode: str, modules: list[str]) -> dict[str, Any]:
     names = [f"twisted.web.test.test_{name}" for name in modules]
-    said = subprocess.run(
-        [sys.executable, "-m", "tests.web.adapted_suite", mode, *names],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "GIVE_UP": "280"},
-        capture_output=True,
-        text=True,
-    )
+    # These tests leave folders where they run.
+    with tempfile.TemporaryDirectory() as folder:
+        said = subprocess.run(
+            [sys.executable, "-m", "tests.web.adapted_suite", mode, *names],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "GIVE_UP": "280"},
+            capture_output=True,
+            text=True,
+        )
     assert "SUITE " in said.stdout, said.stderr[-3000:]
     found: dict[str, Any] = json.loads(said.stdout.rpartition("SUITE ")[2])
     return found
