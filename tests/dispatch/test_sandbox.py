@@ -480,6 +480,44 @@ def test_nothing_is_made_before_it_is_wanted(town, play, tmp_path):
     play(story())
 
 
+def test_whoever_mends_it_need_not_wait(town, play):
+    """
+    After a seeding that failed the next one comes a while later; but at once where every
+    route was taken back meanwhile, and one comes again.
+
+    Seen to fail (by its timeout) where the pause was slept through.
+    """
+
+    async def story():
+        t = await town(wanted=False)
+        t.feed.pace = attrs.evolve(t.feed.pace, again=1000.0, longest=1000.0)
+        office, failed = t.offices["modern"], asyncio.Event()
+
+        class Flaky(Office):
+            async def start(self):
+                if not failed.is_set():
+                    failed.set()
+                    raise OSError("no room")
+                return await office.start()
+
+        t.feed.sandboxes[Side.MODERN].instance = Flaky(office.home)
+        t.feed.want(True)
+        await failed.wait()
+        while not t.feed.problem:  # noqa: ASYNC110 -- said a few turns later
+            await asyncio.sleep(0)
+
+        t.feed.want(False)
+        await t.settled()
+        t.feed.want(True)
+        async with asyncio.timeout(10):
+            await t.settled()
+
+        assert t.feed.ready
+        await t.feed.close()
+
+    play(story())
+
+
 def test_writes_across_a_snapshot_spoil_it(town, play):
     """
     A write that began before the copies were taken, and was answered after, may be in

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import logging
@@ -194,7 +195,7 @@ class SandboxFeed:
                 if not self.wanted:
                     await self._rest()
                 elif self._stale:
-                    await asyncio.sleep(self._pause)
+                    await self._wait()
                     if self.wanted:
                         await self._seed()
                 elif self._waiting and len(self._open) < self.pace.open:
@@ -220,6 +221,16 @@ class SandboxFeed:
 
     def _slower(self) -> None:
         self._pause = min(self.pace.longest, max(self.pace.again, self._pause * 2))
+
+    async def _wait(self) -> None:
+        """
+        A while after trouble, unless somebody changes what is wanted.
+        """
+        if self._pause:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause):
+                    await self._wake.wait()
 
     async def _rest(self) -> None:
         if not self._stale:
