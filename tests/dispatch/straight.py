@@ -126,6 +126,8 @@ class AsResource(Resource):
         return NOT_DONE_YET
 
     async def _answer(self, request: Any) -> None:
+        # A Site's own headers are legacy's answer; here both sides are given applications.
+        request.defaultContentType = None
         gone = asyncio.Event()
         request.notifyFinish().addErrback(lambda _: gone.set())
         read = False

@@ -22,6 +22,7 @@ from bridge.parity import Agreed, Difference, Gate, Kind, Redactor, Rules
 from bridge.parity.noise import Proposal
 from bridge.routing import Cell, Effects, Pattern, Route, RouteTable, Side, Stage
 from tests.dispatch.conftest import House, answering
+from tests.dispatch.straight import Straight
 
 ROUTE = "GET /a"
 KEY = Key(ROUTE, "i")
@@ -117,10 +118,10 @@ class Town:
         return self.house.dispatcher.table.value.routes[0]
 
 
-@pytest.fixture
-def town():
+@pytest.fixture(params=["asgi", "straight"])
+def town(request):
     """
-    Build it, with real applications.
+    Build it, with real applications, on either road.
     """
 
     def build(legacy=None, modern=None, route=None, state=None, replicate=True, gate=None, **book):
@@ -139,7 +140,9 @@ def town():
         )
         queue.judge = examiner
         keeper = Keeper(table, examiner, state, None, lambda: 100.0)
-        made = Town(House(Dispatcher(table, sides, queue), None), examiner, keeper, state)
+        dispatcher = Dispatcher(table, sides, queue)
+        straight = Straight(dispatcher) if request.param == "straight" else None
+        made = Town(House(dispatcher, None, straight), examiner, keeper, state)
         examiner.breaker = keeper.seat = made
         return made
 

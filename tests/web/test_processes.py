@@ -7,9 +7,11 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import sqlite3
 import ssl
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,10 @@ app = "who:modern"
 [[route]]
 match = "GET /new"
 stage = "modern"
+
+[[route]]
+match = "GET /moving"
+stage = "{stage}"
 """
 
 
@@ -89,9 +95,10 @@ class Servers:
         attached: bool = False,
         listen: str = "tcp:{port}:interface=127.0.0.1",
         before: tuple[str, ...] = (),
+        stage: str = "legacy",
     ) -> Server:
         name = f"{len(self.started)}"
-        policy = POLICY.format(listen=listen.format(port=port), folder=self.folder, more=more)
+        policy = POLICY.format(listen=listen.format(port=port), folder=self.folder, more=more, stage=stage)
         (self.folder / f"{name}.toml").write_text(policy)
         if attached:
             command = [*script("uvicorn"), "bridge.asgi:create_app", "--factory", "--port", str(port)]
@@ -263,3 +270,35 @@ def test_a_socket_of_systemd(servers: Servers) -> None:
 
     assert [str(server.process.pid), "127.0.0.1"] == ask(server)
     assert 0 == server.stop()
+
+
+def raw(server: Server, said: bytes) -> bytes:
+    """
+    All that is said to these bytes, but for what differs by itself.
+    """
+    with socket.create_connection(server.address, 10) as client:
+        client.sendall(said)
+        heard = b"".join(iter(lambda: client.recv(65536), b""))
+    return re.sub(rb"Date: [^\r]+", b"Date: -", heard.replace(str(server.process.pid).encode(), b"PID"))
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_stage_does_not_change_the_wire(servers: Servers, attached: bool) -> None:
+    """
+    A route that is shadowed is answered by the same bytes as before, and its pairs are counted.
+    It went behind ASGI, where names are lower-case.
+    """
+    request = b"GET /moving HTTP/1.1\r\nHost: x\r\nX-A: 1\r\n%s\r\n"
+    said = request % b"" * 3 + request % b"Connection: close\r\n"
+    heard = []
+    for stage in ("legacy", "shadow"):
+        server = servers.start(attached=attached, stage=stage).listening()
+        heard.append(raw(server, said))
+        server.stop()
+
+    assert heard[0] == heard[1]
+    assert 4 == heard[1].count(b"\r\nContent-Type: text/html\r\n")
+    with closing(sqlite3.connect(servers.folder / "bgserver.db")) as state:
+        counts = dict(state.execute("SELECT name, value FROM bgserver_counts WHERE route = 'GET /moving'"))
+    # All four: modern's answer is another one, and legacy's second one, behind ASGI, is the same.
+    assert {"shadow.aa": 4, "shadow.against": 4, "shadow.different": 4} == counts
