@@ -11,6 +11,7 @@ Refuses: to start one.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import uuid
@@ -84,9 +85,7 @@ def supervised(
     )
 
 
-def _observation(
-    config: Config, loop: LoopConfig, runners: dict[Side, Runner], judge: Judge
-) -> Observation | str:
+def _observation(config: Config, loop: LoopConfig, runners: dict[Side, Runner], judge: Judge) -> Observation | str:
     """
     The dry run of a loop, or why it has none.
     """
@@ -126,13 +125,16 @@ def _runners(config: Config, loop: LoopConfig, service: Any | None, modern: Any 
     return runners
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class ThreadLeases:
     """
-    The leases of the state database, off the loop's thread.
+    The leases of the state database, off the loop's thread.  Renewals that are due at
+    the same time are one write: they are most of what an idle server does.
     """
 
     thread: StateThread
+    _due: list[tuple[Lease, asyncio.Future[Lease | None]]] = attrs.field(factory=list, init=False)
+    _renewing: asyncio.Task[None] | None = attrs.field(default=None, init=False)
 
     def lease(self, name: str) -> Awaitable[Lease | None]:
         return self.thread.call(Store.lease, name)
@@ -140,8 +142,32 @@ class ThreadLeases:
     def acquire(self, name: str, holder: str, seen: Lease | None, floor: int) -> Awaitable[Lease | None]:
         return self.thread.call(Store.acquire, name, holder, seen, floor)
 
-    def renew(self, lease: Lease) -> Awaitable[Lease | None]:
-        return self.thread.call(Store.renew, lease)
+    async def renew(self, lease: Lease) -> Lease | None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Lease | None] = loop.create_future()
+        self._due.append((lease, future))
+        if self._renewing is None:
+            self._renewing = loop.create_task(self._renew(), name="lease renewals")
+        return await future
+
+    async def _renew(self) -> None:
+        try:
+            # The supervisors that woke in this turn of the loop ask before it goes out.
+            await asyncio.sleep(0)
+            while self._due:
+                lot, self._due = self._due, []
+                try:
+                    renewed = await self.thread.call(Store.renew_all, [lease for lease, _ in lot])
+                except Exception as error:
+                    for _, future in lot:
+                        if not future.done():
+                            future.set_exception(error)
+                    continue
+                for (_, future), lease in zip(lot, renewed, strict=True):
+                    if not future.done():
+                        future.set_result(lease)
+        finally:
+            self._renewing = None
 
     def release(self, lease: Lease) -> Awaitable[bool]:
         return self.thread.call(Store.release, lease)

@@ -10,7 +10,7 @@ Refuses: to say when a lease is too old.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 import sqlalchemy as sa
@@ -92,16 +92,25 @@ class Leases(Rows):
         """
         Show that the holder lives; None if the lease isn't its own any more.
         """
+        return self.renew_all([lease])[0]
+
+    def renew_all(self, leases: Sequence[Lease]) -> list[Lease | None]:
+        """
+        The same for all leases of a process, in one transaction.
+        """
         table = schema.leases
-        with self.database.writing(f"renew the lease {lease.name!r}") as connection:
-            result = connection.execute(
-                sa.update(table)
-                .where(table.c.name == lease.name, table.c.holder == lease.holder, table.c.epoch == lease.epoch)
-                .values(renewals=table.c.renewals + 1)
-                .returning(table.c.renewals)
-            )
-            renewals = result.scalar_one_or_none()
-        return None if renewals is None else attrs.evolve(lease, renewals=renewals)
+        renewed: list[Lease | None] = []
+        with self.database.writing(f"renew the leases {', '.join(lease.name for lease in leases)}") as connection:
+            for lease in leases:
+                result = connection.execute(
+                    sa.update(table)
+                    .where(table.c.name == lease.name, table.c.holder == lease.holder, table.c.epoch == lease.epoch)
+                    .values(renewals=table.c.renewals + 1)
+                    .returning(table.c.renewals)
+                )
+                renewals = result.scalar_one_or_none()
+                renewed.append(None if renewals is None else attrs.evolve(lease, renewals=renewals))
+        return renewed
 
     def release(self, lease: Lease) -> bool:
         """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH = 200
-LONGEST_PAUSE = 600.0
+LONGEST_PAUSE = 60.0
 
 
 class Undeliverable(Exception):

@@ -79,3 +79,16 @@ def test_all_leases_are_read_at_once(any_store: Store) -> None:
     consumer = any_store.acquire("consumer", "legacy:b", None)
 
     assert any_store.leases() == {"gate": gate, "consumer": consumer}
+
+
+def test_all_leases_of_a_process_are_renewed_at_once(any_store: Store) -> None:
+    """
+    Each that is still its own, and none that went to another.
+    """
+    held = [any_store.acquire(str(number), "legacy:a", None) for number in range(3)]
+    assert all(held)
+    any_store.acquire("0", "legacy:b", held[0])
+
+    renewed = any_store.renew_all([each for each in held if each is not None])
+
+    assert [None, 1, 1] == [each and each.renewals for each in renewed]
