@@ -7,6 +7,7 @@ Refuses: to decide what is allowed; the state's desk does.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -26,6 +27,8 @@ from bridge.state.store import Store
 from bridge.state.thread import StateThread
 
 _T = TypeVar("_T")
+# Seconds that the status waits for the state, before it says what this process knows.
+_PATIENCE = 3.0
 
 
 @attrs.define(eq=False)
@@ -59,9 +62,11 @@ class ServerControl:
         While the state can't be read, what this process knows.
         """
         found = None
-        if self.thread.health().problem is None:  # else each look would wait for its patience
-            with contextlib.suppress(StateError):
-                found = await self._ask(lambda desk: desk.status())
+        if self.thread.health().problem is None:
+            # Whoever asks in trouble must not wait for the database's patience, nor for others'.
+            with contextlib.suppress(StateError, TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    found = await self._ask(lambda desk: desk.status())
         if found is None:
             found = Desk(self.stages.config, None, known=self.stages.known()).status()
         for row in found["routes"]:

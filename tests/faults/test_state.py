@@ -57,7 +57,8 @@ class Operated:
             return "modern" if b"modern" in connection.getresponse().read() else "legacy"
 
     def operate(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        with closing(http.client.HTTPConnection(*self.admin, timeout=30)) as connection:
+        # As long as bgctl waits.
+        with closing(http.client.HTTPConnection(*self.admin, timeout=15)) as connection:
             headers = {"Content-Type": "application/json"} if body is not None else {}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()

@@ -5,7 +5,7 @@ seen by anyone.
 - L{copies}: what a copied store is, and how the policy declares one.
 - L{sqlite}, L{folders}, L{postgresql}: the stores that can be copied.
 - L{instance}, L{feed}: writes in the order of their answers, and when to seed anew.
-- L{net}, L{traces}: what a write did, in its own ids, and whose change a change is.
+- L{watch}, L{net}, L{traces}: what a write did, in its own ids, and whose change a change is.
 """
 
 from bridge.dispatch.sandbox.copies import Copy, copies_of

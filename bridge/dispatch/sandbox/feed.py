@@ -14,31 +14,25 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import concurrent.futures
 import contextlib
 import contextvars
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
 
 import attrs
 
 from bridge.dispatch.sandbox.copies import Copy
 from bridge.dispatch.sandbox.instance import Pace, Sandbox
-from bridge.dispatch.sandbox.net import learned, net, private_ids, rewritten
-from bridge.dispatch.sandbox.traces import Trace, belongs
+from bridge.dispatch.sandbox.net import learned, rewritten
+from bridge.dispatch.sandbox.traces import Trace
+from bridge.dispatch.sandbox.watch import Open, Watch, bound
 from bridge.dispatch.shadows import ShadowQueue
 from bridge.dispatch.trial import Dropped, Request, Trial
-from bridge.parity import Effect, Observation, Recording, Rules, compare
+from bridge.parity import Observation, Recording, Rules, compare
 from bridge.parity.ids import IdMap
-from bridge.parity.verdict import compare_stored
 from bridge.routing import Decision, Route, Side
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-_IDS = 20_000
 
 
 @attrs.frozen
@@ -46,17 +40,6 @@ class _Write:
     decision: Decision
     request: Request
     seen: Recording
-
-
-@attrs.define(eq=False)
-class _Open:
-    """
-    A write that was run, and whose background work may still go on.
-    """
-
-    trial: Trial
-    traces: Mapping[Side, Trace]
-    since: float
 
 
 @attrs.define(eq=False)
@@ -80,7 +63,7 @@ class SandboxFeed:
     seedings: int = 0
     problem: str = ""
     _waiting: collections.deque[_Write] = attrs.field(factory=collections.deque)
-    _open: list[_Open] = attrs.field(factory=list)
+    _watch: Watch = attrs.field(init=False)
     _wake: asyncio.Event = attrs.field(factory=asyncio.Event)
     _idle: asyncio.Event = attrs.field(factory=asyncio.Event)
     _stale: bool = True
@@ -90,13 +73,16 @@ class SandboxFeed:
     _pause: float = 0.0
     _taken: tuple[float, float] | None = None
     _task: asyncio.Task[None] | None = None
-    _pool: concurrent.futures.ThreadPoolExecutor | None = None
+
+    @_watch.default
+    def _watches(self) -> Watch:
+        return Watch(self.sandboxes, lambda: self.queue.clock(), lambda route: self.rules(route))
 
     def start(self) -> None:
         """
         Begin: the copies are made first, once they are wanted.
         """
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, "bgserver-sandbox")
+        self._watch.start()
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._run(), context=contextvars.Context())
 
@@ -108,11 +94,7 @@ class SandboxFeed:
             self._task.cancel()
             await asyncio.wait({self._task})
         await self._stop_instances()
-        if self._pool is not None:
-            for sandbox in self.sandboxes.values():
-                for copy in sandbox.copies:
-                    await self._in_thread(copy.close)
-            self._pool.shutdown(wait=False)
+        await self._watch.close()
 
     def want(self, wanted: bool) -> None:
         """
@@ -136,7 +118,7 @@ class SandboxFeed:
         """
         Writes that wait for their turn, or for the end of their work.
         """
-        return len(self._waiting) + len(self._open)
+        return len(self._waiting) + len(self._watch.open)
 
     async def settled(self) -> None:
         """
@@ -198,12 +180,12 @@ class SandboxFeed:
                     await self._wait()
                     if self.wanted:
                         await self._seed()
-                elif self._waiting and len(self._open) < self.pace.open:
+                elif self._waiting and len(self._watch.open) < self.pace.open:
                     await self._one(self._waiting.popleft())
                     await self._close_open()
-                elif self._open:
+                elif self._watch.open:
                     await asyncio.sleep(self.pace.look)
-                    await self._look()
+                    await self._watch.look()
                     await self._close_open()
                 elif self._behind:
                     self._make_anew()
@@ -253,7 +235,7 @@ class SandboxFeed:
             sandbox.ids.clear()
             sandbox.habits.forget()
             for place, copy in enumerate(sandbox.copies):
-                await self._in_thread(copy.seed, first[place] if place < len(first) else None)
+                await self._watch.in_thread(copy.seed, first[place] if place < len(first) else None)
             if not first:
                 first = sandbox.copies
                 # What is answered from here on isn't in the copies.
@@ -265,7 +247,7 @@ class SandboxFeed:
         # What an instance writes at its start, and by itself, is no write's effect.
         for _ in range(2):
             await asyncio.sleep(self.pace.quiet)
-            await self._look()
+            await self._watch.look()
         self.seedings += 1
         self._strange = 0
         self.problem = ""
@@ -288,11 +270,11 @@ class SandboxFeed:
         for side in sides:
             sandbox = self.sandboxes[side]
             assert sandbox.app is not None
-            await self._look_at(side, cheap=True)
+            await self._watch.look_at(side, cheap=True)
             theirs = rewritten(request, sandbox.ids)
             ran = await self.queue.run(decision, sandbox.app, theirs)
             found[side], traces[side] = ran.observation, Trace.of(theirs, ran.observation)
-            await self._look_at(side, traces[side])
+            await self._watch.look_at(side, traces[side])
             if ran.lingering is not None:
                 # Nobody knows what it will still do: its copies are lost.
                 self.queue.own(ran.lingering(self.queue.limits.linger))
@@ -305,85 +287,23 @@ class SandboxFeed:
         if not self._drifts(answer, other if replicate is None else replicate, replicate is None, rules):
             self._pause = 0.0 if self._strange == 0 else self._pause
             self._tries = 0
-        done = _Open(Trial(decision, request, answer, other, replicate), traces, self.queue.clock())
-        self._open.append(done)
-        if self._even(done, rows=True):
-            return
-        while not self._even(done, rows=True) and self.queue.clock() - done.since < self.pace.even:
-            await asyncio.sleep(self.pace.look / 5)
-            await self._look(cheap=True)
-        await self._look()
+        done = Open(Trial(decision, request, answer, other, replicate), traces, self.queue.clock())
+        self._watch.open.append(done)
+        await self._watch.until_even(done, self.pace)
 
     async def _close_open(self, all_: bool = False) -> None:
         """
         Judge the writes whose work has ended.
         """
-        now = self.queue.clock()
-        for each in list(self._open):
-            last = max([each.since, *(trace.last for trace in each.traces.values())])
-            late = all_ or now - each.since >= self.pace.settle
-            if late or (now - last >= self.pace.quiet and self._even(each)):
-                self._open.remove(each)
-                await self._judge(each)
-
-    def _even(self, done: _Open, rows: bool = False) -> bool:
-        """
-        Whether both sides did the same, as it looks now.
-
-        @param rows: Compare rows alone.
-        """
-        trial = self._with_stored(done)
-        if trial.stored is None or trial.replicate is None:
-            return True
-        stored = trial.stored
-        if rows:
-            ours, theirs = (tuple(each for each in side if each.kind == "row") for side in stored)
-            stored = ours, theirs
-        modern = trial.decision.answers is Side.MODERN
-        return not compare_stored(trial.other, trial.replicate, modern, self.rules(trial.decision.route), stored)
-
-    async def _judge(self, done: _Open) -> None:
-        for side, trace in done.traces.items():
-            gone = self.sandboxes[side].habits.gone
-            gone.update(dict.fromkeys(trace.ids))
-            _bound(gone)
-        trial = done.trial
-        for side, trace in done.traces.items():
-            own = trial.other if side is trial.decision.shadows else trial.replicate
-            assert own is not None
-            await self._look_for_leaks(side, trial, own, net(trace.changes))
-        self.queue.judge_now(self._with_stored(done))
-
-    def _with_stored(self, done: _Open) -> Trial:
-        trial, traces = done.trial, done.traces
-        answers, shadows = trial.decision.answers, trial.decision.shadows
-        assert shadows is not None
-        if answers not in traces or not all(self.sandboxes[side].copies for side in traces):
-            return trial
-        return attrs.evolve(trial, stored=(net(traces[answers].changes), net(traces[shadows].changes)))
-
-    async def _look(self, cheap: bool = False) -> None:
-        for side in self.sandboxes:
-            await self._look_at(side, cheap=cheap)
-
-    async def _look_at(self, side: Side, current: Trace | None = None, cheap: bool = False) -> None:
-        """
-        Read what was done to a side's copies, and give each change to the write that
-        it belongs to.
-
-        @param cheap: Look only where that is cheap.
-        """
-        sandbox = self.sandboxes[side]
-        traces = [each.traces[side] for each in self._open if side in each.traces]
-        for copy in sandbox.copies:
-            if cheap and not copy.cheap:
-                continue
-            for change in await self._in_thread(copy.changes):
-                belongs(change, traces, current, sandbox.habits, self.queue.clock())
+        for each in self._watch.ended(self.pace, all_):
+            leak = await self._watch.leak(each)
+            if leak:
+                self.broke(each.trial.decision.route, leak)
+            self.queue.judge_now(self._watch.complete(each))
 
     def _learn(self, sandbox: Sandbox, answer: Observation, own: Observation) -> None:
         sandbox.ids.update(learned(answer, own))
-        _bound(sandbox.ids)
+        bound(sandbox.ids)
 
     def _drifts(self, answer: Observation, own: Observation, status_alone: bool, rules: Rules) -> bool:
         """
@@ -401,26 +321,3 @@ class SandboxFeed:
         log.info("the sandboxes have drifted; their copies are made anew")
         self._make_anew()
         return True
-
-    async def _look_for_leaks(self, side: Side, trial: Trial, own: Observation, stored: Sequence[Effect]) -> None:
-        ids = private_ids(trial.request, trial.answer, own, stored)
-        if not ids:
-            return
-        for copy in self.sandboxes[side].copies:
-            where = await self._in_thread(copy.leaked, ids)
-            if where:
-                self.broke(trial.decision.route, f"the sandbox of {side.value} wrote to the real store: {where}")
-                return
-
-    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        assert self._pool is not None
-        call = functools.partial(function, *args)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
-
-
-def _bound(ids: dict[str, Any]) -> None:
-    """
-    Forget the oldest.
-    """
-    while len(ids) > _IDS:
-        del ids[next(iter(ids))]
