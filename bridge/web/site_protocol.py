@@ -358,8 +358,6 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             return
         cycle = self.cycle
         cycle.more_body = False
-        if cycle.watch is not None:
-            cycle.watch.heard_all()
         if cycle is self.current and not self.deaf:
             assert self._channel is not None
             self._guard(self._channel.complete)

@@ -14,9 +14,10 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bridge.parity.observe import Ending
+from bridge.parity.observe import Ending, Headers
 from bridge.web.channel import Channel
 from bridge.web.cycle import LegacyCycle
+from bridge.web.front import Watch
 
 # Under this name an ASGI application finds which headers this server adds by itself.
 ADDED_HEADERS = "bgserver.headers"
@@ -54,6 +55,30 @@ def scope_of(connection: Any, added: frozenset[bytes]) -> MutableMapping[str, An
     return scope
 
 
+class _Recorder:
+    """
+    A watch, as a channel's recorder. It looks by itself whether the body is complete, so that
+    requests which nobody watches aren't asked at their end.
+    """
+
+    def __init__(self, watch: Watch, cycle: LegacyCycle) -> None:
+        self._watch = watch
+        self._cycle = cycle
+        self.wrote = watch.wrote
+
+    def started(self, status: int, headers: Headers, at: float) -> None:
+        self._look()
+        self._watch.started(status, headers, at)
+
+    def closed(self, how: Ending, at: float, error: str = "") -> None:
+        self._look()
+        self._watch.closed(how, at, error)
+
+    def _look(self) -> None:
+        if not self._cycle.more_body:
+            self._watch.heard_all()
+
+
 def begin_watched(channel: Channel, cycle: LegacyCycle) -> bool:
     """
     Begin a request that is watched: C{Channel.begin}, with the watch told of it.
@@ -63,10 +88,10 @@ def begin_watched(channel: Channel, cycle: LegacyCycle) -> bool:
     watch = cycle.watch
     assert watch is not None
     watch.begins()
-    channel.recorder, channel.clock = watch, watch.clock
+    channel.recorder, channel.clock = _Recorder(watch, cycle), watch.clock
     if not channel.begin(*cycle.head):
         # As the same channel says it behind ASGI, where no answer is without headers.
-        watch.started(400, [(b"Content-Length", b"0"), (b"Connection", b"close")], watch.clock())
+        channel.recorder.started(400, [(b"Content-Length", b"0"), (b"Connection", b"close")], watch.clock())
         channel.record(Ending.COMPLETE)
         return False
     if watch.effect is not None:

@@ -80,6 +80,11 @@ def main(mode: str, names: list[str]) -> None:
             super().__init__()
             self.passed: list[str] = []
 
+        def startTest(self, test: Any) -> None:
+            super().startTest(test)
+            # So that one which never ends can be named.
+            print("TEST", test.id(), file=sys.stderr, flush=True)
+
         def addSuccess(self, test: Any) -> None:
             super().addSuccess(test)
             self.passed.append(test.id())
