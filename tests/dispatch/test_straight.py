@@ -239,6 +239,33 @@ def test_requests_in_a_line_are_seen_apart(straight_house, play):
     play(story())
 
 
+def test_a_stream_with_a_body_is_offered_while_it_runs(straight_house, play):
+    """
+    The body of a request is known to be whole when its answer begins, not when it ends.
+    """
+
+    async def story():
+        h = straight_house(match="POST /a", effects=Effects.NONE, stream=True)
+
+        def streams(request):
+            for n in range(3):
+                request.write(b"data: %d\n\n" % n)
+            return NOT_DONE_YET
+
+        h.straight.site.resource = Leaf(streams)
+        wire = h.straight.connect()
+        wire.protocol.data_received(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab")
+        await turns()
+        await h.shadows.settled()
+
+        assert [] == h.bench.drops
+        [trial] = h.bench.trials
+        assert (b"ab", Ending.ENOUGH) == (trial.request.body, trial.answer.ending)
+        wire.close()
+
+    play(story())
+
+
 def test_latency_counts_from_a_requests_turn(straight_house, play):
     """
     What a request waits behind another on its connection is not its handler's time.
