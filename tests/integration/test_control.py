@@ -217,6 +217,20 @@ def test_a_broken_policy_keeps_the_old_one(modern: _Running):
     assert "modern" == modern.side()
 
 
+def test_a_sandbox_needs_a_restart(modern: _Running):
+    """
+    A policy that makes a route sandboxed, where the server has no sandboxes, is refused whole: its writes would never
+    be compared, and nobody would know why.
+
+    Seen to fail where it was taken: the route stood in the shadow, and each request of it was dropped.
+    """
+    more = '[[route]]\nmatch = "POST /log"\nstage = "shadow"\neffects = "sandboxed"\n'
+    modern.policy(POLICY.format(folder=modern.folder, stage="legacy") + more)
+
+    modern.until(lambda: "which only a restart makes" in modern.server.said(), "nothing is said")
+    assert "modern" == modern.side()
+
+
 def test_metrics_and_status_say_the_same(modern: _Running):
     """
     The figures for Prometheus and the status agree on where a route stands.
