@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import socket
+import subprocess
+import time
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from tests.contract.servers import Server, environment, script
@@ -24,25 +31,77 @@ pytestmark = [pytest.mark.slow, pytest.mark.servers("redis", "rabbitmq")]
 
 SEED = int(os.environ.get("BGSERVER_SEED", "20261121"))
 KILLS = int(os.environ.get("BGSERVER_KILLS", "1000"))
-REDIS = "redis://127.0.0.1:6379/13"
-RABBIT = "amqp://guest:guest@127.0.0.1:5672/"
 WORKER = ["-A", "modern_fastapi.engines.celery_worker", "worker", "-c", "4", "-l", "WARNING"]
 
 
-def empty(broker: str) -> None:
+@attrs.frozen
+class Broker:
     """
-    What FLUSHALL does, for what is ours alone.
+    A broker that nobody else uses, and what empties it.
     """
-    if broker == REDIS:
-        redis: Any = pytest.importorskip("redis").Redis(port=6379, db=13)
-        redis.flushdb()
-        redis.close()
-        return
+
+    url: str
+    empty: Callable[[], object]
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[Broker]:
+    """
+    A Redis of our own; emptied by FLUSHALL.
+    """
+    program = shutil.which("redis-server") or pytest.skip("redis-server is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = folder / "redis.log"
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    server = Server.start(command, folder, environment(), log)
+    while "Ready to accept connections" not in server.said():
+        assert server.process.poll() is None, server.said()
+        time.sleep(0.02)
+    client: Any = pytest.importorskip("redis").Redis(port=port)
+    try:
+        yield Broker(f"redis://127.0.0.1:{port}/0", client.flushall)
+    finally:
+        client.close()
+        server.kill()
+
+
+@contextmanager
+def rabbitmq(folder: Path) -> Iterator[Broker]:
+    """
+    A virtual host of our own; emptied by a purge.
+    """
+    program = shutil.which("rabbitmqctl") or pytest.skip("rabbitmqctl is not installed")
+    host = f"kills_{uuid.uuid4().hex[:8]}"
+    url = f"amqp://guest:guest@127.0.0.1:5672/{host}"
     kombu: Any = pytest.importorskip("kombu")
-    with kombu.Connection(RABBIT) as connection:
-        queue = kombu.Queue("jobs", kombu.Exchange("jobs", type="direct"), routing_key="jobs", channel=connection)
-        queue.declare()
-        queue.purge()
+
+    def control(*words: str) -> None:
+        done = subprocess.run([program, *words], capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            pytest.skip(f"rabbitmqctl {words[0]}: {done.stderr.strip()[:200]}")
+
+    def purge() -> None:
+        with kombu.Connection(url) as connection, connection.channel() as channel:
+            queue = kombu.Queue("jobs", kombu.Exchange("jobs", type="direct"), routing_key="jobs", channel=channel)
+            queue.declare()
+            queue.purge()
+
+    control("add_vhost", host)
+    try:
+        control("set_permissions", "-p", host, "guest", ".*", ".*", ".*")
+        yield Broker(url, purge)
+    finally:
+        control("delete_vhost", host)
+
+
+@pytest.fixture(params=[redis, rabbitmq], ids=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+    """
+    Each of the two.
+    """
+    with request.param(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
@@ -65,44 +124,38 @@ def work(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
 
 
 def kill_publisher_and_workers(
-    serve: Serve, work: Callable[[str], Server], database: Connect, data: Path, broker: str, kills: int
+    serve: Serve, work: Callable[[str], Server], database: Connect, data: Path, broker: Broker, kills: int
 ) -> dict[str, int]:
     """
     One server and two workers under load; a random one is killed after a random while, and replaced. The broker is
     emptied once, halfway.
     """
     dice = random.Random(SEED)
-    settings = {"JOBS_ENGINE": "celery", "JOBS_BROKER": broker, "JOBS_LOOPS": "consumer,rescue"}
-    empty(broker)
+    settings = {"JOBS_ENGINE": "celery", "JOBS_BROKER": broker.url, "JOBS_LOOPS": "consumer,rescue"}
     servers = [serve("modern", **settings)]
-    workers = [work(broker), work(broker)]
+    workers = [work(broker.url), work(broker.url)]
     stored = database()
     with Load(lambda: [server.address for server in servers], dice) as load:
         for number in range(kills):
             load.wait_for(dice.randrange(1, 40))
             if number == kills // 2:
-                empty(broker)
+                broker.empty()
             if dice.random() < 0.5:
                 victim = servers.pop()
                 victim.kill()
                 servers.append(serve("modern", **settings))
             else:
                 workers.pop(dice.randrange(len(workers))).kill()
-                workers.append(work(broker))
+                workers.append(work(broker.url))
         load.wait_for(10)
     # What was emptied away is published again after the relay's patience.
     settle_all(stored, timeout=180.0)
-    empty(broker)
     return prove(stored, data, load.accepted)
 
 
-BROKERS = pytest.mark.parametrize("broker", [REDIS, RABBIT], ids=["redis", "rabbitmq"])
-
-
-@BROKERS
 @pytest.mark.timeout(300)
 def test_kills_around_a_broker_lose_nothing(
-    serve: Serve, work: Callable[[str], Server], database: Connect, tmp_path: Path, broker: str
+    serve: Serve, work: Callable[[str], Server], database: Connect, tmp_path: Path, broker: Broker
 ) -> None:
     """
     Six kills here, a thousand in the long form.
@@ -110,11 +163,10 @@ def test_kills_around_a_broker_lose_nothing(
     kill_publisher_and_workers(serve, work, database, tmp_path / "data", broker, 6)
 
 
-@BROKERS
 @pytest.mark.long
 @pytest.mark.timeout(4 * 3600)
 def test_a_thousand_kills_around_a_broker_lose_nothing(
-    serve: Serve, work: Callable[[str], Server], database: Connect, tmp_path: Path, broker: str
+    serve: Serve, work: Callable[[str], Server], database: Connect, tmp_path: Path, broker: Broker
 ) -> None:
     """
     The promise in full; a start is repeated only for what was in flight at a kill. BGSERVER_KILLS is another count.
