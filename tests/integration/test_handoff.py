@@ -1,6 +1,6 @@
 """
-One loop, two stacks, two processes: it is handed over again and again while processes are killed and paused and threads
-stall, and no tick is committed twice.
+One loop, two stacks, two processes: it is handed over again and again while processes are killed and paused, threads
+stall and wall clocks jump, and no tick is committed twice.
 """
 
 from __future__ import annotations

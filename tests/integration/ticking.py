@@ -4,6 +4,7 @@ commits the next one in the same statement that compares its fence.
 
 Nothing but the fence keeps a tick from being committed twice: there is no unique key on purpose. TICKING_FENCE=off
 leaves the comparison out. TICKING_LOOPS is how many loops there are, TICKING_WORK how many seconds a tick mostly takes.
+The wall clock of the process jumps all the while.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import os
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -118,7 +120,23 @@ class Ticker(service.Service):
         return self.stopped
 
 
+def unsettle_the_clock() -> None:
+    """
+    Set this process's wall clock by up to an hour, forth and back, several times a second.
+    """
+    true, ahead = time.time, [0.0]
+
+    def jump() -> None:
+        while True:
+            ahead[0] = random.uniform(-3600.0, 3600.0)
+            time.sleep(0.2)
+
+    time.time = lambda: true() + ahead[0]
+    threading.Thread(target=jump, daemon=True).start()
+
+
 def make_service() -> service.MultiService:
+    unsettle_the_clock()
     tree = service.MultiService()
     page = resource.Resource()
     page.putChild(b"", resource.ErrorPage(200, "ticking", "legacy"))
