@@ -378,6 +378,19 @@ def test_a_move_costs_no_more_than_what_moved() -> None:
     assert [t.route("GET /a").stage for t in (first, third)] == [Stage.LEGACY, Stage.LEGACY]
 
 
+def test_listeners_are_shared_and_proxies_named() -> None:
+    """
+    Both are off where the file says nothing, and options don't say them.
+    """
+    text = 'reuse_port = true\ntrusted_proxies = ["10.0.0.1", "10.0.0.0/8", "2001:db8::/32", "unix"]\n'
+    said = parse_config(text + '[legacy]\napp = "a:b"\n', "x.toml", Path("/"))
+    silent = parse_config('[legacy]\napp = "a:b"\n', "x.toml", Path("/"))
+
+    assert (True, ("10.0.0.1", "10.0.0.0/8", "2001:db8::/32", "unix")) == (said.reuse_port, said.trusted_proxies)
+    assert (False, ()) == (silent.reuse_port, silent.trusted_proxies)
+    assert said.trusted_proxies == said.merged(base=Path("/"), listen=["tcp:1"]).trusted_proxies
+
+
 KEYS = {
     "": [
         "listen", "reuse_port", "trusted_proxies", "admin", "state", "grace", "force_legacy", "front", "site", "loop",
