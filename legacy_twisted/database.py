@@ -125,6 +125,12 @@ class Database(service.Service):
             **keywords,
         )
 
+    def hurry(self, seconds):
+        """
+        Let no writer wait for another process's lock for longer than that.
+        """
+        self.engine.hurry(seconds)
+
     def stopService(self):
         service.Service.stopService(self)
         pools = [pool for pool in (self.pool, self.writers) if pool is not None]

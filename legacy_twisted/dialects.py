@@ -12,11 +12,13 @@ import os
 import re
 import sqlite3
 import threading
+import time
 
 MIGRATIONS = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "modern_fastapi", "migrations"
 )
 BUSY = 30.0  # seconds that a SQLite writer waits for another process
+SLICE = 2.0  # seconds at a time, so that a stop needn't wait for all of them
 
 
 class Connection:
@@ -74,10 +76,17 @@ class SQLite:
         # Writers of this process queue here: SQLite's own waiting is a
         # sleep that grows, and loses to whoever comes later.
         self.writing = threading.Lock()
+        self.latest = float("inf")
+
+    def hurry(self, seconds):
+        """
+        The server stops: from C{seconds} on, nobody waits for a lock.
+        """
+        self.latest = time.monotonic() + seconds
 
     def connectArguments(self):
         return (self.path,), {
-            "timeout": BUSY,
+            "timeout": SLICE,
             "isolation_level": None,
             "check_same_thread": False,
         }
@@ -100,9 +109,25 @@ class SQLite:
     @contextlib.contextmanager
     def transaction(self, raw, writes):
         with self.writing if writes else contextlib.nullcontext():
-            raw.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            if writes:
+                self._lock(raw)
+            else:
+                raw.execute("BEGIN")
             with endOf(raw):
                 yield
+
+    def _lock(self, raw):
+        enough = time.monotonic() + BUSY
+        while True:
+            if time.monotonic() > self.latest:
+                raw.execute("PRAGMA busy_timeout = 0")
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > min(enough, self.latest):
+                    raise
 
     def translate(self, sql):
         return sql
@@ -140,6 +165,11 @@ class PostgreSQL:
     def __init__(self, url):
         self.url = url
         self._translated = {}
+
+    def hurry(self, seconds):
+        """
+        Nobody can hold all of it.
+        """
 
     def connectArguments(self):
         from psycopg.rows import dict_row

@@ -98,6 +98,7 @@ class JobServer(service.MultiService):
         children = {child.name: child for child in self}
         last = [children.pop(name) for name in ("requestlog", "presence", "processes", "database")]
         self.site.draining = True
+        self.jobs.database.hurry(self.jobs.settings.grace)
         web = children.pop("web", None)
         if web is not None:
             yield web.stopService()

@@ -128,6 +128,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             yield
         finally:
             services.draining.set()
+            services.database.hurry(services.settings.grace)
             await supervisor.stop("engine", *loops)
             await services.engine.close(services.settings.grace)
             await supervisor.stop()

@@ -7,7 +7,9 @@ here, in order, rather than in SQLite's own retries.
 """
 
 import asyncio
+import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
@@ -19,7 +21,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-BUSY_SECONDS = 30
+# For how long a writer waits for another process's, and for how long at a time: a stop needn't wait for all of it.
+BUSY_SECONDS = 30.0
+SLICE_SECONDS = 2.0
 
 
 class Turnstile:
@@ -75,10 +79,11 @@ class Database:
         else:
             address = make_url(url).set(drivername="sqlite+aiosqlite")
             self.engine = create_async_engine(
-                address, connect_args={"timeout": BUSY_SECONDS}, pool_size=pool, pool_reset_on_return=None
+                address, connect_args={"timeout": SLICE_SECONDS}, pool_size=pool, pool_reset_on_return=None
             )
             event.listen(self.engine.sync_engine, "connect", _prepare)
-            event.listen(self.engine.sync_engine, "begin", _begin)
+            event.listen(self.engine.sync_engine, "begin", self._begin)
+        self._latest = float("inf")
         self.listeners: list[Callable[[], None]] = []
         self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT") if self.postgresql else self.engine
         self._writer = self.engine.execution_options(takes_the_lock=True)
@@ -109,6 +114,29 @@ class Database:
         """
         return postgresql.insert(table) if self.postgresql else sqlite.insert(table)
 
+    def hurry(self, seconds: float) -> None:
+        """
+        The application stops: from ``seconds`` on, nobody waits for another process's lock.
+        """
+        self._latest = time.monotonic() + seconds
+
+    def _begin(self, connection: Connection) -> None:
+        if not connection.get_execution_options().get("takes_the_lock"):
+            return
+        cursor = connection.connection.cursor()
+        enough = time.monotonic() + BUSY_SECONDS
+        while True:
+            if time.monotonic() > self._latest:
+                cursor.execute("PRAGMA busy_timeout = 0")
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                break
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > min(enough, self._latest):
+                    raise
+        cursor.close()
+
     async def close(self) -> None:
         """
         Gives all connections back.
@@ -123,8 +151,3 @@ def _prepare(connection: Any, record: Any) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    if connection.get_execution_options().get("takes_the_lock"):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")

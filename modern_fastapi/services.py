@@ -141,8 +141,11 @@ class Services:
         await self.processes.close()
         await asyncio.to_thread(self.threads.shutdown)
         await asyncio.to_thread(self.loop_threads.shutdown)
-        async with self.database.write() as connection:
-            await connection.execute(delete(Process).where(Process.boot_id == self.boot_id))
+        try:
+            async with self.database.write() as connection:
+                await connection.execute(delete(Process).where(Process.boot_id == self.boot_id))
+        except Exception as error:
+            log.warning("the row of this process stays, for a cleanup to remove: %s", error)
         await self.database.close()
         self.files.close()
 

@@ -34,7 +34,11 @@ async def hold(services: Services, name: str, body: Body, epoch: int | None = No
         await fence.leave("fenced")
         raise
     except asyncio.CancelledError:
-        await fence.leave("stopped")
+        # Whatever becomes of the note: another error in its place would undo the cancellation.
+        try:
+            await fence.leave("stopped")
+        except Exception as error:
+            log.warning("loop %s has stopped, and it could not be written: %s", name, error)
         raise
     except Exception as error:
         log.exception("loop %s died", name)
