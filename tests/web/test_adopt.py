@@ -338,8 +338,7 @@ async def test_tls_shows_the_peers_certificate(tmp_path: Path) -> None:
     """
     import ssl
 
-    pytest.importorskip("OpenSSL", reason="TLS is an extra")
-    from OpenSSL.SSL import VERIFY_PEER
+    openssl = pytest.importorskip("OpenSSL.SSL", reason="TLS is an extra")
     from twisted.internet import reactor
     from twisted.internet.ssl import DefaultOpenSSLContextFactory
     from twisted.web.server import Site
@@ -355,7 +354,7 @@ async def test_tls_shows_the_peers_certificate(tmp_path: Path) -> None:
 
     made = self_signed(tmp_path)
     contexts = DefaultOpenSSLContextFactory(str(made.private), str(made.public))
-    contexts.getContext().set_verify(VERIFY_PEER, lambda *found: True)
+    contexts.getContext().set_verify(openssl.VERIFY_PEER, lambda *found: True)
     trusting = ssl.create_default_context(cafile=str(made.public))
     trusting.check_hostname = False
     async with adopting():
