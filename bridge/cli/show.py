@@ -255,8 +255,15 @@ def _value(value: Any) -> str:
 
 
 def _compared(counts: dict[str, int]) -> str:
-    pairs = sum(count for name, count in counts.items() if name.rpartition(".")[2] in ("same", "noise", "different"))
-    return f" in {pairs} pairs" if pairs else ": nothing was compared yet"
+    sums: Counter[str] = Counter()
+    for name, count in counts.items():
+        sums[name.rpartition(".")[2]] += count
+    pairs, noise = sums["same"] + sums["noise"] + sums["different"], sums["noise"]
+    if not pairs:
+        return ": nothing was compared yet"
+    # Noise shows neither that the sides agree nor that they don't.
+    told = f", of which {noise} {'was' if noise == 1 else 'were'} noise: the answering side differed from itself"
+    return f" in {pairs} pair{'s' * (pairs != 1)}{told if noise else ''}"
 
 
 def report(found: dict[str, Any], console: Console) -> None:

@@ -12,6 +12,7 @@ Refuses: to move anything.  Whoever holds the gate's lease does.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 
 import attrs
@@ -54,6 +55,12 @@ class Ruling:
     to: Stage | None = None
     passing: bool = False
     rejected: bool = False
+
+
+TAKEN_BACK = Ruling(Action.HOLD, "a person took it back: only a person starts its shadow again", passing=True)
+"""
+What a gate says of a route that a person has sent to legacy, whatever it may do by itself.
+"""
 
 
 @attrs.frozen
@@ -149,7 +156,7 @@ class Gate:
         if stage is Stage.SHADOW:
             return "its effects are external: nothing can shadow it", False
         if not tally[t.ANSWERS]:
-            return "inconclusive: no answer of modern's yet", False
+            return f"inconclusive: no answer of modern's yet{_unasked(tally[t.BASE_ANSWERS])}", False
         test, errors = self._errors(tally), tally[t.ERRORS]
         clean = tally[t.ANSWERS] - errors
         if test.answer(clean, errors) is Answer.OPEN:
@@ -196,7 +203,8 @@ class Gate:
         missing = c.seen - tally[t.BY_MODERN]
         if tally.stage == Stage.CANARY.value and missing > 0:
             # A canary of weight 0 has shown nothing that its shadow hadn't.
-            return f"needs {missing} more request{'s' * (missing != 1)} that modern answers", False
+            none = "" if tally[t.BY_MODERN] else _unasked(tally.pairs)
+            return f"needs {missing} more request{'s' * (missing != 1)} that modern answers{none}", False
         slow = self.split.of_counts(tally[t.SLOWER], tally[t.FASTER])
         if self.split.condemns(slow) and tally[t.SLOWER] - tally[t.FASTER] > SLOW * tally.pairs:
             return (
@@ -207,7 +215,8 @@ class Gate:
 
     def _time(self, tally: Tally) -> str:
         left = self.config.floor - tally.seconds
-        return f"needs {left:.0f} more seconds at this stage" if left > 0 else ""
+        # Rounded up: what is left is never "0 more seconds".
+        return f"needs {math.ceil(left)} more seconds at this stage" if left > 0 else ""
 
     def _passed(self, tally: Tally, effects: Effects) -> str:
         if effects is Effects.EXTERNAL:
@@ -216,3 +225,16 @@ class Gate:
             f"{tally[t.SAME]} pairs the same, {tally[t.DIFFERENT]} different, {tally[t.NOISE]} noise, "
             f"{tally.total_aa} A/A"
         )
+
+
+def _unasked(requests: int) -> str:
+    """
+    Why a canary waits whose requests all went to legacy; a subject keeps its side, so
+    more of the same clients change nothing.
+    """
+    if not requests:
+        return ""
+    return (
+        f": it answered none of {requests}, since all their subjects fell to legacy. If few distinct clients ask, "
+        "raise the weight, choose another canary.subject, or name your proxies in trusted_proxies"
+    )

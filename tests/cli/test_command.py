@@ -226,6 +226,25 @@ def test_parity_shows_both_sides_and_the_request_again(folder: Path, bgctl: Bgct
     assert "no difference was seen: nothing was compared yet" in bgctl("parity", "POST /log").out
 
 
+@pytest.mark.parametrize(
+    "counts, said",
+    [
+        ({"shadow.noise": 60}, "in 60 pairs, of which 60 were noise: the answering side differed from itself."),
+        ({"shadow.same": 2, "canary.same": 1, "canary.noise": 1}, "in 4 pairs, of which 1 was noise: "),
+        ({"shadow.same": 1}, "in 1 pair."),
+    ],
+)
+def test_noise_is_told_beside_no_difference(folder: Path, bgctl: Bgctl, counts: dict[str, int], said: str) -> None:
+    """
+    Pairs that were all noise show nothing, and say so.
+
+    Seen to fail with the pairs counted alone.
+    """
+    Store.open(f"sqlite:///{folder}/state.db").add_counts(EXPORT, "code1", counts, 1.0)
+
+    assert f"no difference was seen {said}" in bgctl("parity", EXPORT).out
+
+
 def test_each_difference_is_shown_once(folder: Path, bgctl: Bgctl) -> None:
     """
     Two that one request shows stand in one table; one that another request shows too has its own there alone; of many
@@ -325,6 +344,16 @@ def test_a_wrong_command_line_ends_with_2(bgctl: Bgctl, words: tuple[str, ...]) 
     Before any policy or database is looked at.
     """
     assert bgctl(*words).status == 2
+
+
+@pytest.mark.parametrize("weight", ["abc", "101", "nan"])
+def test_a_wrong_weight_is_told_what_a_weight_is(bgctl: Bgctl, weight: str) -> None:
+    """
+    In words, and not by the name of a function in the program.
+    """
+    said = bgctl("set", "x", "canary", "--weight", weight)
+
+    assert f"{weight!r} is no number of percent from 0 to 100" in said.err
 
 
 def test_a_broken_policy_ends_with_3(folder: Path, bgctl: Bgctl) -> None:

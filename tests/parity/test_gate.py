@@ -104,6 +104,26 @@ def test_a_canary_must_have_sung():
     assert (Action.HOLD, "needs 19 more requests that modern answers") == (ruling.action, ruling.why)
 
 
+@pytest.mark.parametrize(
+    "effects, counts, why",
+    [
+        (Effects.NONE, {"same": 2000, "aa": 2000}, "needs 20 more requests that modern answers: "),
+        (Effects.EXTERNAL, {"base_answers": 2000}, "inconclusive: no answer of modern's yet: "),
+    ],
+)
+def test_a_canary_that_no_subject_falls_to_says_why_and_what_to_do(effects, counts, why):
+    """
+    One client has one side for good, so more of its requests are waited for in vain.
+
+    Seen to fail with only the number of requests told.
+    """
+    ruling = Gate(NOW).rule(Stage.CANARY, tally("canary", **counts), effects, auto=True)
+
+    assert ruling.why.startswith(f"{why}it answered none of 2000, since all their subjects fell to legacy")
+    for remedy in ("raise the weight", "canary.subject", "trusted_proxies"):
+        assert remedy in ruling.why
+
+
 def test_the_gate_never_completes_a_move():
     """
     Live holds for ever; modern and retired are a person's.
@@ -123,6 +143,9 @@ def test_a_floor_in_time():
     ruling = Gate().rule(Stage.SHADOW, tally(seconds=100.0, **GOOD), auto=True)
 
     assert (Action.HOLD, "needs 200 more seconds at this stage") == (ruling.action, ruling.why)
+    # Breaks where seconds are rounded to the nearest: "0 more seconds" is no reason.
+    last = Gate().rule(Stage.SHADOW, tally(seconds=299.8, **GOOD), auto=True)
+    assert "needs 1 more seconds at this stage" == last.why
 
 
 def test_the_way_back():
