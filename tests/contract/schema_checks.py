@@ -12,11 +12,13 @@ import json
 import os
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import requests
 import schemathesis
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from modern_fastapi.fields import EMAIL
 from tests.contract.cases import HEADERS
 
 # What the sides make up for themselves.
@@ -82,8 +84,12 @@ def same_as_legacy(ctx: Any, response: Any, case: Any) -> None:
 @schemathesis.check
 def accepted_if_sayable(ctx: Any, response: Any, case: Any) -> None:
     """
-    Schemathesis's own check, but for the two.
+    Schemathesis's own check, but for the two; and but for addresses in a path that it takes for valid, and that have a
+    replacement character which the document's own pattern doesn't.
     """
+    address = unquote(str((case.path_parameters or {}).get("email", "")))
+    if address and not EMAIL.fullmatch(address):
+        return
     message = ""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         message = json.loads(response.content)["message"]

@@ -25,7 +25,7 @@ from tests.contract.schema_checks import comparable
 from tests.contract.servers import TARGETS, Server, environment, script, start
 
 LONG = os.environ.get("BGSERVER_LONG") == "1"
-EXAMPLES = 500 if LONG else 25  # beside those that cover each keyword of each schema
+EXAMPLES = 100 if LONG else 10  # beside those that cover each keyword of each schema
 SEED = 20261121
 
 pytestmark = pytest.mark.slow
