@@ -250,6 +250,7 @@ class LoadError(BridgeError):
         self.option = option
         self.text = text
         self.problem = problem
+        self.remedy = remedy
 
 
 class LifespanError(BridgeError):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from bridge.admin import models as m
 from bridge.admin.control import Control
@@ -86,6 +86,13 @@ def create_api(control: Control, metrics: Callable[[], Iterable[Metric]] = tuple
 
 def _looking(control: Control, metrics: Callable[[], Iterable[Metric]]) -> APIRouter:
     router = APIRouter(tags=["look"])
+
+    @router.get("/", include_in_schema=False)
+    async def root(request: Request) -> Response:
+        """
+        Who opens the listener in a browser gets the API's own page.
+        """
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
     @router.get("/api/alive", response_model=m.Alive)
     async def alive() -> Any:

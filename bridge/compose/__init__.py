@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -33,7 +35,7 @@ from bridge.compose.server import Server
 from bridge.compose.stages import Stages
 from bridge.config import BUILT, Config
 from bridge.dispatch.books import Book
-from bridge.errors import ConfigError, StateError, StateUnavailableError
+from bridge.errors import ConfigError, LoadError, StateError, StateUnavailableError
 from bridge.loop import BridgeReactor, OnListen
 from bridge.routing import Cell, RouteTable, Stage
 from bridge.state.key import redaction_key
@@ -41,7 +43,7 @@ from bridge.state.stages import ROUTE, Snapshot
 from bridge.state.store import Store
 from bridge.state.thread import StateThread
 from bridge.web.adopt import Adopter
-from bridge.web.load import load_legacy, load_modern, load_session_view
+from bridge.web.load import LoadedLegacy, load_legacy, load_modern, load_session_view
 
 __all__ = ["Server", "compose"]
 
@@ -62,10 +64,13 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
     if config.legacy is not None:
         if config.legacy.session is not None:
             view = load_session_view(config.legacy.session, config.legacy.base)
-        legacy = load_legacy(config.legacy.app, config.legacy.settings or None, config.legacy.base)
+        with _named(config, "legacy"):
+            legacy = load_legacy(config.legacy.app, config.legacy.settings or None, config.legacy.base)
+    _check_site(config, legacy)
     # On the worst night modern may be what is broken: it isn't even imported then.
     if config.modern is not None and not config.force_legacy:
-        modern = load_modern(config.modern.app, config.modern.settings or None, config.modern.base)
+        with _named(config, "modern"):
+            modern = load_modern(config.modern.app, config.modern.settings or None, config.modern.base)
     # After the applications: now their code is importable, and so has an identity.
     state, snapshot, since, books = _state(config)
     table = config.table(snapshot.routes, snapshot.version)
@@ -93,6 +98,32 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
         view,
         None if state is None else _key(config),
     )
+
+
+@contextmanager
+def _named(config: Config, side: str) -> Iterator[None]:
+    """
+    Where the file named the application, a refusal names its key and not an option.
+    """
+    try:
+        yield
+    except LoadError as error:
+        if side in config.options:
+            raise
+        key = f"{config.source}: {side}.app"
+        raise LoadError(key, error.text, error.problem, error.remedy) from error
+
+
+def _check_site(config: Config, legacy: LoadedLegacy | None) -> None:
+    """
+    A Site is chosen among those that listen by themselves.
+    """
+    if config.site is not None and (legacy is None or legacy.service is None):
+        found = "there is no legacy application" if legacy is None else "legacy listens nowhere by itself"
+        raise ConfigError(
+            *(("options", "--site") if "site" in config.options else (config.source, "site")),
+            f"{config.site!r} names no Site: {found}. Leave it out; `listen` says where it is served.",
+        )
 
 
 def _key(config: Config) -> bytes | None:

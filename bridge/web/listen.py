@@ -8,6 +8,7 @@ Refuses: signals, lifespans and exit statuses.  Who puts the server together own
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
@@ -120,6 +121,13 @@ class _Asked:
     family: int = 0
 
 
+_REMEDIES: Mapping[int | None, str] = {
+    errno.EADDRINUSE: "Stop what uses it, or choose another address.",
+    errno.EADDRNOTAVAIL: "No interface of this machine has that address: `ip address` lists those that it has.",
+    errno.EACCES: "This user may not take it: choose a port from 1024 on, or a folder that it may write to.",
+}
+
+
 def bind(endpoint: str, adopter: Adopter, site: Any) -> list[Adopted]:
     """
     Listen on a Twisted endpoint string, without accepting anything yet.
@@ -148,8 +156,9 @@ def bind(endpoint: str, adopter: Adopter, site: Any) -> list[Adopted]:
         adopter.on_adopt = before
     if found and isinstance(found[0], Failure):
         error = found[0].value
-        why = str(error.socketError) if isinstance(error, CannotListenError) else str(error)
-        raise ListenError(endpoint, why, "Stop what uses it, or choose another address.")
+        cause = error.socketError if isinstance(error, CannotListenError) else error
+        remedy = _REMEDIES.get(getattr(cause, "errno", None), "Choose another address.")
+        raise ListenError(endpoint, getattr(cause, "strerror", None) or str(cause), remedy)
     if not calls:
         raise ListenError(
             endpoint, "that endpoint doesn't listen at once", "Use tcp, tcp6, unix, ssl or systemd."

@@ -414,6 +414,21 @@ def test_the_document_tells_the_truth(tmp_path: Path) -> None:
     in_world(tmp_path, play)
 
 
+def test_a_browser_finds_the_api(tmp_path: Path) -> None:
+    """
+    The listener's root leads to the page that lists what can be asked; without that it is a 404.
+    """
+
+    async def play(world: World) -> None:
+        root = await world.client.get("/")
+
+        assert (307, "/docs") == (root.status_code, root.headers["location"])
+        assert 200 == (await world.client.get("/docs")).status_code
+        assert "/" not in (await world.client.get("/openapi.json")).json()["paths"]
+
+    in_world(tmp_path, play)
+
+
 def test_a_table_that_a_request_holds_never_changes(tmp_path: Path) -> None:
     """
     A stage change while a request is in flight doesn't touch its decision.

@@ -310,6 +310,9 @@ def test_a_proposed_rule_is_accepted_under_ones_name(folder: Path, bgctl: Bgctl)
     assert (accepted.status, unknown.status) == (0, 1)
     assert (proposal.status, "@" in proposal.owner) == ("accepted", True)
     assert "SIGHUP" in accepted.out
+    # Seen to fail with the proposal's row alone.
+    [logged] = [line for line in bgctl("audit", EXPORT).out.splitlines() if "$.eta" in line]
+    assert all(word in logged for word in (proposal.owner, EXPORT, "proposed", "accepted", "ignore $.eta"))
     assert "Proposed are: $.eta" in unknown.err
     assert json.loads(bgctl("parity", EXPORT, "--refuse", "$.eta", "--json").out)["status"] == "refused"
 

@@ -183,6 +183,16 @@ def test_a_broken_policy_is_refused(fault: str, tmp_path: Path) -> None:
     refused(start(OWNED, tmp_path, {}, policy=POLICY.format(folder=tmp_path, more=more)), *words)
 
 
+@pytest.mark.parametrize(("side", "app"), [("legacy", "legacy_twisted.server"), ("modern", "modern_fastapi.app")])
+def test_an_application_that_the_file_names_is_refused_by_its_key(side: str, app: str, tmp_path: Path) -> None:
+    """
+    Nobody looks for an option that he never gave.
+    """
+    text = POLICY.format(folder=tmp_path, more="").replace(app, "nowhere")
+
+    refused(start(OWNED, tmp_path, {}, policy=text), f"bgserver.toml: {side}.app 'nowhere")
+
+
 def test_a_broken_policy_is_refused_by_uvicorn_too(tmp_path: Path) -> None:
     """
     The same line where uvicorn owns the process.
@@ -252,7 +262,11 @@ OPTIONS = {
     "an application that is not there": (("--legacy", "nothing.at:all"), ("nothing",)),
     "a name that is not there": (("--legacy", "legacy_twisted.server:make_servic"), ("make_servic",)),
     "a policy that is not there": (("--config", "no.toml"), ("no.toml",)),
-    "a .tac that is not there": (("--legacy", "no.tac"), ("no.tac",)),
+    "a .tac that is not there": (("--legacy", "no.tac"), ("no.tac", "--legacy")),
+    "a site where legacy listens nowhere": (
+        ("--legacy", "tests.faults.two_hellos:make_root", "--site", "1.2.3.4:5"),
+        ("--site", "1.2.3.4:5"),
+    ),
 }
 
 

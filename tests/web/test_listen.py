@@ -5,6 +5,7 @@ Listeners, both ownership modes, limits and good-byes.
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,23 @@ async def test_bad_endpoints_are_one_line(endpoint: str) -> None:
     assert endpoint in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [] == front.listeners
+
+
+@on_loop
+async def test_each_cause_has_its_own_remedy() -> None:
+    """
+    Who names an address that isn't this machine's has nothing to stop.  Breaks where all causes share one remedy.
+    """
+    from twisted.internet import reactor
+
+    from bridge.web.listen import Front
+
+    front = Front(reactor)
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        with pytest.raises(ListenError, match=r": Address already in use\. Stop what uses it"):
+            front.bind(f"tcp:{owner.getsockname()[1]}:interface=127.0.0.1", site())
+    with pytest.raises(ListenError, match=r": Cannot assign requested address\. No interface of this machine"):
+        front.bind("tcp:0:interface=192.0.2.1", site())
 
 
 @on_loop
