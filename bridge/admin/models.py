@@ -102,7 +102,8 @@ class Standing(Open):
 
 class ChangeRow(Open):
     """
-    One row of the audit log; it has C{route} or C{loop}.
+    One row of the audit log; it has C{route} or C{loop}.  An answer to a proposed rule
+    is a row of its route, from "proposed" to "accepted" or "refused".
     """
 
     id: int

@@ -24,7 +24,8 @@ from bridge.parity.gate import Ruling
 from bridge.parity.tally import DIFFERENT, Tally
 from bridge.routing import Stage, resolve
 from bridge.routing.moves import check_move, is_forward
-from bridge.state.stages import Change, Snapshot
+from bridge.state.evidence import RULE
+from bridge.state.stages import ROUTE, Change, Snapshot
 from bridge.state.store import Store
 from bridge.state.view import Rule, View, loop_key, number, start
 
@@ -200,10 +201,16 @@ class Desk:
         if new is not LoopStage.LEGACY and found.modern is None:
             raise RefusedChangeError(loop, stage, "the policy names no modern loop", "Add modern = NAME to it.")
         assert self.store is not None
+        seen = {}
+        if (old, new) == (LoopStage.OBSERVE, LoopStage.LIVE):
+            # Nothing is refused for what a dry run showed, but who moves is told.
+            view = View(self.config, self.snapshot(), self.rule, self.identities, self.clock())
+            seen["observed"] = view.filled(self.store, loop_key(loop)).loop_row(found)["observed"]
         change = self.store.set_loop_stage(
             loop, stage, who=who, why=why, start=found.stage, from_stage=old.value, at=self.clock()
         )
         return {
+            **seen,
             "loop": loop,
             "from": {"stage": old.value, "weight": 0},
             "to": {"stage": new.value, "weight": 0},
@@ -221,7 +228,7 @@ class Desk:
         """
         route = self._find(name)
         assert self.store is not None
-        if not self.store.answer_proposal(route.name, rule, status, who):
+        if not self.store.answer_proposal(route.name, rule, status, who, self.clock()):
             known = [proposal.rule for proposal in self.store.proposals(route.name)]
             there = f"Proposed are: {', '.join(known)}." if known else "None was proposed yet."
             raise RefusedChangeError(route.name, status, f"no rule {rule!r} was proposed for it", there)
@@ -357,7 +364,7 @@ def change_row(change: Change) -> dict[str, Any]:
         "id": change.id,
         "at": change.at,
         "who": change.who,
-        change.kind: change.name,
+        ROUTE if change.kind == RULE else change.kind: change.name,
         "from": {"stage": change.old.stage, "weight": number(change.old.weight)},
         "to": {"stage": change.new.stage, "weight": number(change.new.weight)},
         "why": change.why,

@@ -11,6 +11,7 @@ Refuses: to compare or to judge anything.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,10 @@ import sqlalchemy as sa
 from bridge.state import schema
 from bridge.state.database import Rows
 
+RULE = "rule"
+"""
+What the audit log calls an answer to a proposed rule; its name is the route's.
+"""
 SAMPLES_CAP = 64 * 1024 * 1024
 SAMPLE_CAP = 64 * 1024
 
@@ -280,22 +285,36 @@ class EvidenceRows(Rows):
         with self.database.reading("be read") as connection:
             return [Proposal(*row) for row in connection.execute(query)]
 
-    def answer_proposal(self, route: str, rule: str, status: str, owner: str) -> bool:
+    def answer_proposal(self, route: str, rule: str, status: str, owner: str, at: float | None = None) -> bool:
         """
-        Accept or refuse a proposed rule; False if there is none.
+        Accept or refuse a proposed rule, and log it, in one transaction; False if
+        there is none.
 
         @param status: "accepted" or "refused".
         @param owner: Who says so, and owns the rule from now on.
         """
         table = schema.proposals
+        mine = sa.and_(table.c.route == route, table.c.rule == rule)
         with self.database.writing("answer a proposal") as connection:
-            found = connection.scalar(
-                sa.update(table)
-                .where(table.c.route == route, table.c.rule == rule)
-                .values(status=status, owner=owner)
-                .returning(table.c.rule)
+            old = connection.scalar(sa.select(table.c.status).where(mine).with_for_update())
+            if old is None:
+                return False
+            connection.execute(sa.update(table).where(mine).values(status=status, owner=owner))
+            connection.execute(
+                sa.insert(schema.audit).values(
+                    at=time.time() if at is None else at,
+                    who=owner,
+                    kind=RULE,
+                    name=route,
+                    old_stage=old,
+                    old_weight=0.0,
+                    new_stage=status,
+                    new_weight=0.0,
+                    why=f"the rule: ignore {rule}",
+                    forced=False,
+                )
             )
-        return found is not None
+        return True
 
     def add_evidence(self, route: str, identity: str, text: str, at: float) -> int:
         """

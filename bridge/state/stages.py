@@ -21,6 +21,10 @@ from bridge.state.database import Rows
 
 ROUTE = "route"
 LOOP = "loop"
+GATE = "gate@"
+"""
+How a gate's name begins in the log; all other names are people's.
+"""
 
 
 @attrs.frozen
@@ -42,7 +46,7 @@ class Change:
     One row of the audit log.
 
     @ivar at: Wall-clock seconds.
-    @ivar kind: "route" or "loop".
+    @ivar kind: "route", "loop", or "rule" for an answer to a route's proposed rule.
     @ivar evidence: The id of the evidence that it stands on, where it stands on one.
     """
 
@@ -64,11 +68,13 @@ class Snapshot:
     All stages at one moment.
 
     @ivar version: The change counter that they belong to.
+    @ivar held: The routes that a person has taken back to legacy.
     """
 
     version: int
     routes: Mapping[str, tuple[Stage, float]]
     loops: Mapping[str, str]
+    held: frozenset[str] = frozenset()
 
 
 @attrs.frozen
@@ -91,9 +97,18 @@ class Stages(Rows):
         with self.database.reading("be read") as connection:
             version = _version(connection)
             rows = connection.execute(sa.select(schema.stages)).all()
+            last = sa.select(sa.func.max(schema.audit.c.id)).where(schema.audit.c.kind == ROUTE)
+            held = connection.execute(
+                sa.select(schema.audit.c.name).where(
+                    schema.audit.c.id.in_(last.group_by(schema.audit.c.name)),
+                    schema.audit.c.new_stage == Stage.LEGACY.value,
+                    ~schema.audit.c.who.startswith(GATE),
+                )
+            ).scalars()
+            names = frozenset(held)
         routes = {row.name: (self._stage(row.stage), row.weight) for row in rows if row.kind == ROUTE}
         loops = {row.name: row.stage for row in rows if row.kind == LOOP}
-        return Snapshot(version, routes, loops)
+        return Snapshot(version, routes, loops, names)
 
     def stages(self) -> Mapping[str, tuple[Stage, float]]:
         """

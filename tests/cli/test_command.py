@@ -200,6 +200,36 @@ def test_an_observed_loop_is_shown_with_its_ticks(folder: Path, bgctl: Bgctl) ->
     assert bgctl("loops", "other").status == 1
 
 
+def test_a_handoff_over_differing_ticks_is_told(folder: Path, bgctl: Bgctl) -> None:
+    """
+    It is carried out, since the person decides, and the dry run's result stands beside it.
+    """
+    bgctl("handoff", "consumer", "observe")
+    nothing = bgctl("handoff", "consumer", "live").out
+    bgctl("handoff", "consumer", "observe")
+    store(folder).add_counts("loop consumer", "c", {"observe.same": 7, "observe.different": 2}, 1.0)
+    store(folder).add_counts("loop consumer", "c", {"observe.missing_modern": 1}, 1.0)
+
+    moved = bgctl("handoff", "consumer", "live")
+
+    assert "No tick of it was compared" in nothing
+    assert (0, True) == (moved.status, moved.out.startswith("consumer: observe → live\n"))
+    assert "2 ticks differed, 1 were missing and 7 were the same" in moved.out
+    assert "observed" not in bgctl("handoff", "consumer", "legacy", "--json").out
+
+
+def test_a_loop_between_two_owners_is_shown_so(folder: Path, bgctl: Bgctl) -> None:
+    """
+    In the table, for programs, and where a rollback of all routes says what it leaves.
+    """
+    store(folder).acquire("consumer", "legacy:host-1", None)
+    bgctl("handoff", "consumer", "live")
+
+    assert re.search(r"consumer +handoff → live +legacy", bgctl("loops").out)
+    assert "handoff" == json.loads(bgctl("loops", "--json").out)["loops"][0]["stage"]
+    assert "consumer stays live" in bgctl("rollback", "--all").out
+
+
 def test_parity_shows_both_sides_and_the_request_again(folder: Path, bgctl: Bgctl) -> None:
     """
     As a person wants to read it.
