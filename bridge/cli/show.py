@@ -74,7 +74,8 @@ def _loop_table(rows: list[dict[str, Any]], console: Console) -> None:
     for row in rows:
         seen = row.get("observed") or {}
         counts = [str(seen.get(name, "")) for name in ("same", "different", "missing")] if observed else []
-        table.add_row(row["loop"], _coloured(row["stage"]), row["owner"] or "nobody", str(row["epoch"]), *counts)
+        stage = _coloured(row["stage"]) + (f" → {row['towards']}" if "towards" in row else "")
+        table.add_row(row["loop"], stage, row["owner"] or "nobody", str(row["epoch"]), *counts)
     console.print(table)
     for row in rows:
         if row.get("restarts"):
@@ -167,8 +168,25 @@ def moved(found: list[dict[str, Any]], console: Console) -> None:
             console.print(Text(f"{name}: {_plain(row['from'])} → {_plain(row['to'])}"))
         else:
             console.print(Text(f"{name} is at {_plain(row['to'])} already."))
+        if row.get("observed"):
+            _warned(name, row["observed"], console)
         if row.get("problem"):
             console.print(Text(f"It counts in this server, but isn't recorded yet: {row['problem']}", "bold red"))
+
+
+def _warned(name: str, seen: dict[str, Any], console: Console) -> None:
+    """
+    What spoke against a loop's move, if anything did.
+    """
+    different, missing = seen["different"], seen["missing"]
+    if different or missing:
+        line = (
+            f"While it was observed, {different} ticks differed, {missing} were missing and {seen['same']} were the "
+            f"same: `bgctl loops {name}` shows them, `bgctl handoff {name} legacy` takes it back."
+        )
+        console.print(Text(line, "yellow"))
+    elif not seen["same"]:
+        console.print(Text("No tick of it was compared while it was observed.", "yellow"))
 
 
 def left_behind(found: dict[str, Any], console: Console) -> None:
@@ -176,9 +194,10 @@ def left_behind(found: dict[str, Any], console: Console) -> None:
     What a rollback of all routes doesn't move: the loops.
     """
     for row in found["loops"]:
-        if row["stage"] not in ("legacy", "observe"):
-            back = "legacy" if row["stage"] == "live" else "live, and then legacy"
-            line = f"The loop {row['loop']} stays {row['stage']}: `bgctl handoff {row['loop']} {back}` moves it."
+        stage = row.get("towards", row["stage"])
+        if stage not in ("legacy", "observe"):
+            back = "legacy" if stage == "live" else "live, and then legacy"
+            line = f"The loop {row['loop']} stays {stage}: `bgctl handoff {row['loop']} {back}` moves it."
             console.print(Text(line, "yellow"))
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import attrs
 
-from bridge.background.ownership import LoopStage
+from bridge.background.ownership import LoopStage, shown
 from bridge.background.pairing import Verdict
 from bridge.config import Config, LoopConfig, RouteConfig
 from bridge.parity.gate import Gate, Ruling
 from bridge.parity.tally import AGAINST, DIFFERENT, IN_FAVOUR, Tally
-from bridge.routing import Stage
+from bridge.routing import Side, Stage
 from bridge.state.evidence import Counted
 from bridge.state.leases import Lease
 from bridge.state.stages import Snapshot
@@ -118,14 +118,19 @@ class View:
         """
         lease = self.leases.get(loop.name)
         holder = "" if lease is None or lease.holder is None else lease.holder
+        owner = holder.partition(":")[0] or None
+        stage = LoopStage(self.snapshot.loops.get(loop.name, loop.stage))
         row: dict[str, Any] = {
             "loop": loop.name,
-            "owner": holder.partition(":")[0] or None,
+            "owner": owner,
             "epoch": 0 if lease is None else lease.epoch,
-            "stage": self.snapshot.loops.get(loop.name, loop.stage),
+            "stage": stage.value,
         }
+        # Under force_legacy legacy runs it whatever the stage says, and nothing is on its way.
+        if owner is not None and not self.config.force_legacy and shown(stage, Side(owner)) is not stage:
+            row.update(stage=LoopStage.HANDOFF.value, towards=stage.value)
         counts = self.ticks(loop)
-        if counts or row["stage"] == LoopStage.OBSERVE.value:
+        if counts or stage is LoopStage.OBSERVE:
             same, different = (counts.get(each.value, 0) for each in (Verdict.SAME, Verdict.DIFFERENT))
             missing = {
                 side: counts.get(each.value, 0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from bridge.config import Config, parse_config
@@ -150,6 +151,26 @@ def test_the_lease_says_who_runs_a_loop(config: Config, store: Store) -> None:
     assert Desk(config, store).status()["loops"] == [
         {"loop": "consumer", "owner": "legacy", "epoch": 7, "stage": "legacy"}
     ]
+
+
+def test_a_loop_between_two_owners_is_at_handoff(config: Config, store: Store) -> None:
+    """
+    While the former owner drains it still holds the lease.  Breaks where the stored stage is shown as it is.
+    """
+    mine = store.acquire("consumer", "legacy:host-1", None)
+    store.set_loop_stage("consumer", "live", who="ann", why="")
+    assert mine is not None
+
+    between = Desk(config, store).loop("consumer")
+    forced = Desk(attrs.evolve(config, force_legacy=True), store).loop("consumer")
+    store.release(mine)
+    store.acquire("consumer", "modern:host-1", store.lease("consumer"))
+    after = Desk(config, store).loop("consumer")
+
+    assert ("handoff", "live", "legacy") == (between["stage"], between["towards"], between["owner"])
+    assert "live" == forced["stage"]
+    assert ("live", "modern") == (after["stage"], after["owner"])
+    assert "towards" not in after
 
 
 def test_standing_still_is_told_as_such(config: Config, store: Store) -> None:
