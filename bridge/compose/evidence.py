@@ -33,8 +33,10 @@ from bridge.dispatch.sandbox import Sandbox, SandboxFeed
 from bridge.errors import ConfigError, StaleChangeError, StateError
 from bridge.parity import Agreed, Gate, Redactor, Rules, Ruling, Tally
 from bridge.parity.sample import tick_sample_of
+from bridge.parity.tally import STARTED
 from bridge.routing import Effects, Route, Side, Stage
 from bridge.routing.route import DEFAULT_NAME
+from bridge.state.stages import GATE as GATE_NAME
 from bridge.state.store import Store
 from bridge.state.thread import StateThread
 from bridge.state.view import loop_key
@@ -115,6 +117,9 @@ class GateSeat:
 
     def since(self, route: str) -> float:
         return self.stages.since.setdefault(route, self.stages.wall())
+
+    def taken_back(self, route: str) -> bool:
+        return route in self.stages.snapshot.held
 
     async def move(self, route: str, expect: Stage, to: Stage, why: str, evidence: str) -> bool:
         if to is Stage.LEGACY:
@@ -211,7 +216,7 @@ class Evidence:
 
     def __attrs_post_init__(self) -> None:
         boot = boot_id()
-        self.seat = GateSeat(self.stages, self.thread, f"gate@{boot}")
+        self.seat = GateSeat(self.stages, self.thread, f"{GATE_NAME}{boot}")
         self.examiner = Examiner(
             self.books,
             Ledger(),
@@ -220,6 +225,7 @@ class Evidence:
             self.seat,
             time.time,
         )
+        self._tell()
         self.shadows = ShadowQueue(self.apps, self.examiner)
         if self.sandboxes:
             self.feed = SandboxFeed(self.shadows, self.sandboxes, self.examiner.broke, wanted=False, rules=self._rules)
@@ -234,6 +240,14 @@ class Evidence:
             time.monotonic,
             level=logging.DEBUG,
         )
+
+    def _tell(self) -> None:
+        """
+        Have the state know which code runs before anything is counted of it: who asks
+        the state alone would hear of the former one's evidence.
+        """
+        for book in self.books.values():
+            self.examiner.ledger.add(Key(book.route, book.identity), {STARTED: 0})
 
     def health(self) -> dict[str, Any]:
         """
@@ -264,6 +278,7 @@ class Evidence:
         books = await self.thread.call(_reread, config, time.time())
         self.books.clear()
         self.books.update(books)
+        self._tell()
         self.examiner.gate = Gate(config.gate)
 
     def judge_loop(self, loop: str, paired: Paired) -> None:
@@ -297,7 +312,7 @@ class Evidence:
         """
         while True:
             try:
-                return self.examiner.rule(stage, self.books[route.name], tally.seconds)
+                return self.examiner.rule(stage, self.books[route.name], tally.seconds, tally.former)
             except RuntimeError:
                 # The loop counted on while this thread read the counts: look again.
                 continue

@@ -19,7 +19,7 @@ import attrs
 from bridge.dispatch.books import Book
 from bridge.dispatch.examiner import Examiner
 from bridge.dispatch.ledger import EvidenceSink, Key
-from bridge.parity import Action, Ruling
+from bridge.parity import TAKEN_BACK, Action, Ruling
 from bridge.parity import tally as t
 from bridge.routing import Cell, RouteTable, Stage
 
@@ -41,6 +41,11 @@ class Seat(Protocol):
     def since(self, route: str) -> float:
         """
         Wall-clock seconds at which the route came to its stage.
+        """
+
+    def taken_back(self, route: str) -> bool:
+        """
+        Whether a person has sent the route to legacy, where it stays until a person moves it.
         """
 
     async def move(self, route: str, expect: Stage, to: Stage, why: str, evidence: str) -> bool:
@@ -115,6 +120,8 @@ class Keeper:
         Where a route stands, and what the gate says of it now.
         """
         stage = self.table.value.route(book.route).stage
+        if stage is Stage.LEGACY and book.auto and self.seat.taken_back(book.route):
+            return stage, TAKEN_BACK
         seconds = max(0.0, self.wall() - self.seat.since(book.route))
         return stage, self.examiner.rule(stage, book, seconds)
 

@@ -13,7 +13,7 @@ Compares two sides, and says what follows from it: pure, no I/O, no clock, no di
 
 from bridge.parity.compare import Comparison, Tier, compare
 from bridge.parity.differences import Difference, Kind
-from bridge.parity.gate import Action, Gate, Ruling
+from bridge.parity.gate import TAKEN_BACK, Action, Gate, Ruling
 from bridge.parity.noise import Noise, Proposal
 from bridge.parity.observe import Capture, Effect, Ending, Observation, Recorder, Recording
 from bridge.parity.redact import Redactor
@@ -22,6 +22,7 @@ from bridge.parity.tally import Tally
 from bridge.parity.verdict import Judged, Verdict, judge
 
 __all__ = [
+    "TAKEN_BACK",
     "Action",
     "Agreed",
     "Capture",

@@ -28,6 +28,7 @@ UNDONE = 2
 # The share of pairs that must be slower, beside the test of their direction: on a busy
 # loop whoever awaits more often waits longer now and then.
 SLOW = 0.2
+_ANEW = "the evidence starts anew when the code changes, or with `bgctl set ROUTE shadow --why TEXT`"
 
 
 class Action(enum.Enum):
@@ -147,7 +148,7 @@ class Gate:
         if effects is Effects.EXTERNAL:
             return Ruling(Action.HOLD, "its effects are external: only a person starts its canary")
         if tally.rejected:
-            return Ruling(Action.HOLD, "taken back with this code; it starts anew when the code changes")
+            return Ruling(Action.HOLD, f"taken back with this code; {_ANEW}")
         if not auto:
             return Ruling(Action.HOLD, "promote is manual: a person starts its shadow", passing=True)
         return Ruling(Action.PROMOTE, "promote is auto, and a shadow changes nothing", Stage.SHADOW, True)
@@ -182,13 +183,12 @@ class Gate:
         c = self.config
         clean, mismatches = tally[t.SAME], tally[t.DIFFERENT]
         if tally.rejected or self.share.answer(clean, mismatches) is Answer.BAD:
-            return (
-                f"rejected: {mismatches} of {clean + mismatches} pairs differ; the evidence starts anew "
-                "when the code changes",
-                True,
-            )
+            # A no may come from another stage, where what differed was counted.
+            found = f"{mismatches} of {clean + mismatches} pairs differ" if mismatches else "taken back with this code"
+            return f"rejected: {found}; {_ANEW}", True
         if not tally.pairs:
-            return "inconclusive: no traffic has been compared yet", False
+            former = "the evidence starts anew with this code: " if tally.former else "inconclusive: "
+            return f"{former}no traffic has been compared yet", False
         needs = self.share.needs(clean, mismatches)
         if needs:
             noise = f"; {tally[t.NOISE]} were noise" if tally[t.NOISE] else ""

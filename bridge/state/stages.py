@@ -18,6 +18,7 @@ from bridge.errors import StaleChangeError, StateError
 from bridge.routing import Stage
 from bridge.state import schema
 from bridge.state.database import Rows
+from bridge.state.evidence import end_evidence
 
 ROUTE = "route"
 LOOP = "loop"
@@ -135,12 +136,14 @@ class Stages(Rows):
         start: tuple[Stage, float] = (Stage.LEGACY, 0.0),
         expect: tuple[Stage, float] | None = None,
         at: float | None = None,
+        anew: bool = False,
     ) -> Change | None:
         """
         Move a route, and log it, in one transaction.
 
         @param start: Where the policy starts the route, if no row says otherwise.
         @param expect: Where the caller saw it; it isn't moved from anywhere else.
+        @param anew: Whether its evidence begins anew with that, also where it stands there already.
         @return: The row of the log, or None if the route stands there already.
         @raise StaleChangeError: If it stands elsewhere than expected.
         """
@@ -155,6 +158,7 @@ class Stages(Rows):
             evidence=evidence,
             forced=forced,
             at=at,
+            anew=anew,
         )
 
     def set_loop_stage(
@@ -236,6 +240,7 @@ class Stages(Rows):
         evidence: int | None,
         forced: bool,
         at: float | None,
+        anew: bool = False,
     ) -> Change | None:
         moment = time.time() if at is None else at
         table = schema.stages
@@ -250,7 +255,7 @@ class Stages(Rows):
             old = start if row is None else Standing(row.stage, row.weight)
             if expect is not None and expect != old:
                 raise StaleChangeError(name, str(expect), str(old))
-            if old == new:
+            if old == new and not anew:
                 connection.rollback()
                 return None
             upsert = self.database.insert(table).values(kind=kind, name=name, stage=new.stage, weight=new.weight)
@@ -276,7 +281,9 @@ class Stages(Rows):
                 )
             )
             key = result.inserted_primary_key
-        assert key is not None
+            assert key is not None
+            if anew:
+                end_evidence(connection, name, int(key[0]))
         return Change(key[0], moment, who, kind, name, old, new, why, forced, evidence)
 
     def _stage(self, text: str) -> Stage:

@@ -16,7 +16,7 @@ import attrs
 from bridge.background.ownership import LoopStage, shown
 from bridge.background.pairing import Verdict
 from bridge.config import Config, LoopConfig, RouteConfig
-from bridge.parity.gate import Gate, Ruling
+from bridge.parity.gate import TAKEN_BACK, Gate, Ruling
 from bridge.parity.tally import AGAINST, DIFFERENT, IN_FAVOUR, Tally
 from bridge.routing import Side, Stage
 from bridge.state.evidence import Counted
@@ -75,17 +75,22 @@ class View:
         What was counted for that code, and how long the stage has lasted.
         """
         stage, identity = self.standing(route)[0], self.identity(route)
-        for found in self.counted.get(route.name, []):
+        counted = self.counted.get(route.name, [])
+        former = any(found.identity != identity for found in counted)
+        for found in counted:
             if found.identity == identity:
-                since = self.moved_at.get(route.name, found.first_at)
-                return Tally(found.counts, stage.value, max(0.0, self.now - since))
-        return Tally(stage=stage.value)
+                # Whichever is later: a route that stays where it is may begin anew.
+                since = max(found.first_at, self.moved_at.get(route.name, found.first_at))
+                return Tally(found.counts, stage.value, max(0.0, self.now - since), former)
+        return Tally(stage=stage.value, former=former)
 
     def ruling(self, route: RouteConfig) -> tuple[Ruling, Tally]:
         """
         What the gate says, and on what.
         """
         stage, tally = self.standing(route)[0], self.tally(route)
+        if stage is Stage.LEGACY and route.promote == "auto" and route.name in self.snapshot.held:
+            return TAKEN_BACK, tally
         if self.rule is not None:
             return self.rule(route, stage, tally), tally
         gate = Gate(self.config.gate)

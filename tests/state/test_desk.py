@@ -90,6 +90,65 @@ def test_evidence_of_other_code_does_not_count(config: Config, store: Store) -> 
     assert row(Desk(config, store, identities=lambda route: "new"))["pairs"] == 0
 
 
+def test_code_that_runs_is_known_before_anything_is_counted_of_it(config: Config, store: Store) -> None:
+    """
+    A counter of 0 says so to who asks the state alone, and former evidence is told of.
+
+    Seen to fail where counters of 0 weren't rows, and where C{former} was always false.
+    """
+    store.add_counts(NAME, "old", {"shadow.same": 3, "shadow.different": 40, "rejected": 1}, at=0.0)
+    store.add_counts(NAME, "new", {"started": 0}, at=5.0)
+    desk = Desk(config, store)
+
+    assert row(desk)["why"] == "the evidence starts anew with this code: no traffic has been compared yet"
+    assert (desk.evidence(NAME)["identity"], desk.evidence(NAME)["counts"]) == ("new", {})
+
+
+@pytest.mark.parametrize("between", [[], [Stage.LEGACY]])
+def test_a_person_has_rejected_evidence_begin_anew(config: Config, store: Store, between: list[Stage]) -> None:
+    """
+    What differed was in the data, say: a reason for the shadow ends what was counted,
+    from within it too.  It is in the log with what it stood on, and the rest is history.
+
+    Seen to fail where the route that stands there already isn't moved, and where only
+    the counters or only the differences end.
+    """
+    store.add_counts(NAME, "code", {"shadow.same": 800, "shadow.different": 30, "rejected": 1}, at=0.0)
+    store.add_fingerprints(NAME, "code", [("f", "value", "$.a", 30)], at=0.0)
+    desk = Desk(config, store, clock=lambda: 70.0)
+    assert "bgctl set ROUTE shadow --why TEXT" in str(row(desk)["why"])
+    for stage in between:
+        desk.move(NAME, stage, who="ann", why="")
+
+    moved = desk.move(NAME, Stage.SHADOW, who="ann", why="the rows were mended")
+
+    assert (moved["changed"], moved["anew"]) == (True, True)
+    assert row(desk)["why"] == "inconclusive: no traffic has been compared yet"
+    assert desk.differences(NAME)["differences"] == []
+    logged = store.audit()[0]
+    assert (logged.who, logged.why) == ("ann", "the rows were mended")
+    kept = store.evidence(logged.evidence or 0)
+    assert kept is not None and '"shadow.different": 30' in kept.text
+    assert store.counts(NAME, f"code until {logged.id}")["shadow.different"] == 30
+    store.add_counts(NAME, "code", {"shadow.same": 400, "shadow.aa": 9}, at=71.0)
+    assert row(Desk(config, store, clock=lambda: 140.0))["why"] == "the evidence passes for canary"
+
+
+def test_clean_evidence_or_no_reason_ends_nothing(config: Config, store: Store) -> None:
+    """
+    Seen to fail where each reason, or each move into the shadow, has it begin anew.
+    """
+    store.add_counts(NAME, "code", {"shadow.same": 400}, at=0.0)
+    desk = Desk(config, store)
+    assert desk.move(NAME, Stage.SHADOW, who="ann", why="to be sure")["changed"] is False
+    assert row(desk)["pairs"] == 400
+
+    store.add_counts(NAME, "code", {"shadow.different": 1}, at=1.0)
+
+    assert desk.move(NAME, Stage.SHADOW, who="ann", why=" ")["changed"] is False
+    assert row(desk)["pairs"] == 401
+
+
 def test_the_gate_of_the_process_has_the_last_word(config: Config, store: Store) -> None:
     """
     It may know of more than counts.
@@ -180,3 +239,23 @@ def test_standing_still_is_told_as_such(config: Config, store: Store) -> None:
     moved = Desk(config, store).move(NAME, Stage.SHADOW, who="ann", why="")
 
     assert (moved["changed"], moved["audit"], store.audit()) == (False, None, [])
+
+
+def test_what_a_person_took_back_is_told(tmp_path: Path, store: Store) -> None:
+    """
+    It stays at legacy until a person moves it, and the status says so; what the gate took back is the gate's business.
+    """
+    config = parse_config(POLICY.replace('stage = "shadow"', 'promote = "auto"'), "f.toml", tmp_path)
+    desk = Desk(config, store)
+    store.set_stage(NAME, Stage.LIVE, who="ann", why="moved")
+    assert not store.snapshot().held
+
+    desk.rollback(NAME, who="ann", why="a bug was seen")
+    assert store.snapshot().held == {NAME}
+    assert row(desk)["gate"] == "hold"
+    assert row(desk)["why"] == "a person took it back: only a person starts its shadow again"
+
+    desk.move(NAME, Stage.SHADOW, who="ann", why="mended")
+    store.set_stage(NAME, Stage.LEGACY, who="gate@host", why="differs")
+    assert not store.snapshot().held
+    assert row(desk)["gate"] == "promote"
