@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bridge.errors import BridgeError, ConfigError
     from bridge.loop import as_awaitable, as_deferred, install
+    from bridge.loop.async_render import async_render
     from bridge.routing import Side, Stage
-    from bridge.web.async_render import async_render
     from bridge.web.resource_app import ResourceApp
 
 __all__ = [
@@ -54,7 +54,7 @@ _HOMES = {
     "Stage": "bridge.routing",
     "as_awaitable": "bridge.loop",
     "as_deferred": "bridge.loop",
-    "async_render": "bridge.web.async_render",
+    "async_render": "bridge.loop.async_render",
     "install": "bridge.loop",
 }
 

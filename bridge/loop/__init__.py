@@ -5,6 +5,7 @@ One event loop for both stacks: the reactor on asyncio or uvloop, owned or attac
 - L{install}, L{loops}: making it the process's one, on which event loop.
 - L{signals}, L{status}, L{teardown}: how it is told to end, how it ends, and with which exit status.
 - L{awaiting}: Deferreds as awaitables, awaitables as Deferreds; L{failures} carries errors across.
+- L{async_render}: a legacy page that is a coroutine.
 - L{context}: whose work a callback does; L{frames} tells it from the outside.
 - L{threads}, L{ledger}, L{limiter}: worker threads, and the one account of them.
 - L{life}: the order of starting and stopping; with L{notify}, which tells systemd.

@@ -9,7 +9,6 @@ A Twisted Site on uvicorn's transport or behind ASGI, and everything that listen
 - L{sessions}: the visitor whom both stacks know; copies for shadows. L{observed}: what an
   observed Request carries.
 - L{transport}, L{facade}: asyncio's transports with Twisted's face, and the reverse.
-- L{async_render}: a render method that is a coroutine.
 - L{front}: how a connection finds its Site and who decides. L{proxies}: whom it believes about
   who asks.
 - L{load}: what C{--legacy} and C{--modern} name.

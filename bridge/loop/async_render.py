@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
 
-from bridge.loop import as_deferred
+from bridge.loop.awaiting import as_deferred
 
 _Resource = TypeVar("_Resource")
 _Request = TypeVar("_Request")
