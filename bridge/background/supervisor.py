@@ -144,6 +144,7 @@ class LoopSupervisor:
     _floor: int = attrs.field(default=0, init=False)
     _unreachable: bool = attrs.field(default=False, init=False)
     _said_unobservable: bool = attrs.field(default=False, init=False)
+    _said_waiting: bool = attrs.field(default=False, init=False)
     _wake: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
     async def run(self) -> None:
@@ -206,7 +207,9 @@ class LoopSupervisor:
         try:
             if self._mine is None:
                 await self._look()
-            step = next_step(self._view())
+            view = self._view()
+            step = next_step(view)
+            self._say_waiting(view)
             await self._do(step)
             self._observe()
         except StateError as error:
@@ -218,6 +221,22 @@ class LoopSupervisor:
             self._unreachable = False
             _log.info("loop %s: the lease can be reached again", self.name)
         return step
+
+    def _say_waiting(self, view: View) -> None:
+        """
+        Say once that the lease is another's, or a start after a crash looks like no start.
+        """
+        if self._said_waiting or view.leased is not None or view.vacant or view.closing:
+            return
+        self._said_waiting = True
+        _log.log(
+            self.level,
+            "loop %s waits: %s has its lease; it starts here when that owner gives it up, or has shown no sign of "
+            "life for %g s",
+            self.name,
+            self._seen.holder if self._seen is not None else "nobody",
+            self.patience,
+        )
 
     def _observe(self) -> None:
         """
@@ -289,6 +308,7 @@ class LoopSupervisor:
             self._lost = self._mine is not None
             return
         self._mine, self._leased, self._spent = taken, side, False
+        self._said_waiting = False
         self._renewed_at = self.monotonic()
 
     def _start(self) -> None:

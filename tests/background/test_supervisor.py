@@ -5,6 +5,7 @@ One loop in one process: started, moved, restarted and given back.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -201,6 +202,45 @@ def test_a_tick_that_never_ends_does_not_hold_the_handoff(caplog: pytest.LogCapt
     _run(case, drain=0.001)
 
     assert "legacy didn't end its tick" in caplog.text
+
+
+def test_a_start_that_waits_for_a_former_owner_says_so(caplog: pytest.LogCaptureFixture):
+    """
+    After a crash the lease is still the former process's: one line says who has it and how long that lasts.
+    """
+    caplog.set_level(logging.INFO, "bridge.background")
+
+    async def case(bench: _Bench) -> None:
+        bench.leases.row = _Lease("consumer", "legacy:crashed", 7)
+        for _ in range(3):
+            await bench.settle()
+        assert [] == bench.log
+        bench.now += 5.0
+        await bench.settle()
+
+    bench = _run(case)
+
+    said = [record.getMessage() for record in caplog.records if "waits" in record.getMessage()]
+    assert 1 == len(said)
+    assert "consumer waits: legacy:crashed has its lease" in said[0]
+    assert said[0].endswith("no sign of life for 5 s")
+    assert ["legacy starts 8"] == bench.log
+
+
+def test_a_free_lease_is_not_waited_for(caplog: pytest.LogCaptureFixture):
+    """
+    An ordinary start and hand-off say nothing of waiting.
+    """
+    caplog.set_level(logging.INFO, "bridge.background")
+
+    async def case(bench: _Bench) -> None:
+        await bench.settle()
+        bench.stage = LoopStage.LIVE
+        await bench.settle()
+
+    _run(case)
+
+    assert "waits" not in caplog.text
 
 
 def test_two_processes_run_it_once():
