@@ -23,6 +23,7 @@ from bridge.cli.desk import (
     ServerUnreachableError,
     choose,
     policy,
+    server,
 )
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, NotBuiltError, StateError
@@ -60,7 +61,9 @@ def run(words: Sequence[str]) -> int:
     except NotBuiltError as error:
         return _failed(error, LATER)
     except ConfigError as error:
-        return _failed(error, POLICY)
+        asked = given.command == "check" or given.admin not in (None, "off")
+        way = "" if asked else " A server that runs can be asked all the same: --admin URL."
+        return _failed(f"{error}{way}", POLICY)
     except (StateError, ServerUnreachableError) as error:
         return _failed(error, REFUSED if type(error).__name__ == "StaleChangeError" else UNREACHABLE)
     except ServerRefusedError as error:
@@ -73,10 +76,14 @@ def run(words: Sequence[str]) -> int:
 
 
 def _carry_out(given: Any) -> int:
-    config = policy(given.config, given.state)
-    if given.command == "check":
-        return _check(config, given)
-    desk = choose(config, given.admin, given.state, _say)
+    if given.admin not in (None, "off") and given.command != "check":
+        # Who names a server needs no policy of their own: that may be what is broken.
+        desk: Answers = server(given.admin)
+    else:
+        config = policy(given.config, given.state, _say)
+        if given.command == "check":
+            return _check(config, given)
+        desk = choose(config, given.admin, given.state, _say)
     found, shown = _answer(given, desk)
     _print(given, found, shown)
     return OK

@@ -22,8 +22,8 @@ from urllib.parse import urlencode, urlsplit
 import attrs
 
 from bridge.config import BUILT, Config
-from bridge.errors import BridgeError, StateUnavailableError
-from bridge.policy import find_policy
+from bridge.errors import BridgeError, ConfigError, StateUnavailableError
+from bridge.policy import POLICY, find_policy
 from bridge.routing import Stage
 from bridge.state.database import shown_url
 from bridge.state.desk import Desk
@@ -238,7 +238,26 @@ def _connection(url: str, timeout: float) -> http.client.HTTPConnection:
 def admin_url(endpoint: str) -> str:
     """
     The URL of an admin listener, from the policy's endpoint string or from a URL.
+
+    @raise ConfigError: If it is neither.
     """
+    try:
+        url = _url(endpoint)
+        if not url.startswith("unix:"):
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            if not usable:
+                raise ValueError(url)
+    except (IndexError, ValueError):
+        raise ConfigError(
+            "the command line",
+            "--admin",
+            f"{endpoint!r} is neither a URL nor an endpoint. Write http://127.0.0.1:8001, or tcp:8001.",
+        ) from None
+    return url
+
+
+def _url(endpoint: str) -> str:
     if "://" in endpoint:
         return endpoint.rstrip("/")
     # A colon inside a value, as in an IPv6 address, is escaped.
@@ -256,21 +275,34 @@ def admin_url(endpoint: str) -> str:
     return f"{scheme}://{host}:{keys.get('port') or plain[0]}"
 
 
-def policy(config: str | None, state: str | None) -> Config:
+def server(admin: str) -> RemoteDesk:
+    """
+    The server at that admin listener.
+
+    @raise ConfigError: If that is no address.
+    """
+    return RemoteDesk(admin_url(admin), os.environ.get(TOKEN))
+
+
+def policy(config: str | None, state: str | None, say: Callable[[str], None]) -> Config:
     """
     The policy that the server has, found as it finds it.
 
+    @param say: Told where that is the shipped example's: a server may run by another one.
     @raise ConfigError: If it can't be used.
     """
+    example = _example()
     found = find_policy(
         config=config,
         legacy=None,
         modern=None,
         cwd=Path.cwd(),
-        example=_example(),
+        example=example,
         environ=os.environ,
         built=BUILT,
     )
+    if config is None and example is not None and found.source == example.name and not Path(POLICY).is_file():
+        say(f"There is no {POLICY} here: this is the policy of the shipped example. --config names another.")
     return found.merged(base=Path.cwd(), built=BUILT, state=state)
 
 
@@ -281,15 +313,14 @@ def choose(config: Config, admin: str | None, state: str | None, say: Callable[[
 
     @param say: Told when the database is asked, and why.
     """
-    token = os.environ.get(TOKEN)
     if admin is not None and admin != "off":
-        return RemoteDesk(admin_url(admin), token)
+        return server(admin)
     why = "as asked"
     if state is None and admin is None:
         if config.admin == "off":
             # As the policy has it, so there is nothing to tell.
             return LocalDesk(config)
-        remote = RemoteDesk(admin_url(config.admin), token)
+        remote = server(config.admin)
         try:
             remote.alive()
         except ServerUnreachableError as error:
