@@ -217,6 +217,7 @@ class Evidence:
     def __attrs_post_init__(self) -> None:
         boot = boot_id()
         self.seat = GateSeat(self.stages, self.thread, f"{GATE_NAME}{boot}")
+        self.thread.own = self.seat.owner
         self.examiner = Examiner(
             self.books,
             Ledger(),

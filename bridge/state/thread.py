@@ -24,11 +24,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import attrs
 
 from bridge.errors import ReplacedStateError, StateError
-from bridge.state.stages import Snapshot
+from bridge.routing import Stage
+from bridge.state.stages import LOOP, ROUTE, Change, Snapshot
 from bridge.state.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# Changes that one look tells of at most.
+_TOLD = 50
 
 log = logging.getLogger("bridge.state")
 
@@ -56,12 +60,14 @@ class StateThread:
     @ivar opens: Opens the store, on the thread; tried again until it works.
     @ivar changed: Called on the loop with each new snapshot.
     @ivar every: Seconds between two looks for changes.
+    @ivar own: Whose ways back to legacy are said before they are recorded, and not again.
     @ivar depth: Offered writes that may wait.
     """
 
     opens: Callable[[], Store]
     changed: Callable[[Snapshot], None]
     every: float = 0.4
+    own: str = ""
     depth: int = 1000
     _loop: asyncio.AbstractEventLoop | None = None
     _store: Store | None = None
@@ -216,6 +222,7 @@ class StateThread:
         try:
             store = self._opened()
             snapshot = None if store.version() == self._version else store.snapshot()
+            changes = [] if snapshot is None or self._version < 0 else _since(store, snapshot.version - self._version)
         except Exception as error:
             self._failed(error)
             return False
@@ -225,12 +232,28 @@ class StateThread:
         if snapshot is None:
             return True
         self._version = snapshot.version
+        for change in reversed(changes):
+            self._say(change)
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self.changed, snapshot)
         except RuntimeError:
             self._stopping = True  # the loop is closed: nobody is left to tell
         return True
+
+    def _say(self, change: Change) -> None:
+        if change.who == self.own and change.new.stage == Stage.LEGACY.value:
+            return  # said when it counted, before any database was asked
+        log.info(
+            "%s %s: %s -> %s, by %s: %s%s",
+            change.kind,
+            change.name,
+            change.old,
+            change.new,
+            change.who,
+            "forced: " if change.forced else "",
+            change.why or "no reason given",
+        )
 
     def _write_one(self) -> bool:
         if not self._offers:
@@ -273,6 +296,15 @@ class StateThread:
             )
             self._said = self._lost
         self._problem = None
+
+
+def _since(store: Store, changes: int) -> list[Change]:
+    """
+    The latest so many changes of stages, newest first; a crowd of them isn't told whole.
+    """
+    wanted = max(0, min(changes, _TOLD))
+    # Other rows may stand between them.
+    return [change for change in store.audit(limit=2 * wanted) if change.kind in (ROUTE, LOOP)][:wanted]
 
 
 def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], store: Store) -> Any:

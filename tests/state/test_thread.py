@@ -105,6 +105,33 @@ def test_a_call_answers_and_its_change_is_told_at_once(tmp_path: Path) -> None:
     in_world(tmp_path, play)
 
 
+def test_each_change_is_one_line_in_every_process_that_follows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Who moved what from where to where, and why, oldest first.  Breaks where only the gate's own moves are said.
+    """
+    caplog.set_level(logging.INFO, "bridge.state")
+
+    async def play(world: World) -> None:
+        world.thread.own = "gate@here"
+        with contextlib.closing(Store.open(world.url)) as other:
+            other.set_stage("GET /x", Stage.LIVE, who="eve", why="before the start")
+            start(world, known=1)
+            other.set_stage("GET /x", Stage.CANARY, 5, who="ann", why="look", forced=True)
+            other.set_loop_stage("ticker", "live", who="bob", why="")
+            other.set_stage("GET /x", Stage.LEGACY, who="gate@here", why="said at once")
+            while (await world.told.get()).version < 4:
+                pass
+
+    in_world(tmp_path, play)
+
+    assert [
+        "route GET /x: live -> canary 5 %, by ann: forced: look",
+        "loop ticker: legacy -> live, by bob: no reason given",
+    ] == [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+
+
 def test_nothing_runs_on_the_loops_thread(tmp_path: Path) -> None:
     """
     Every call blocks, so none may block the loop.
