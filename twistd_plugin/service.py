@@ -11,17 +11,24 @@ Refuses: to decide anything.  L{bridge.compose} does.
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, ListenError
 from twistd_plugin.options import Options, refuse
 
 __all__ = ["Options", "makeService"]
+
+_log = Logger()
+# The parent reads a hundred bytes, of which two are the status.
+_ROOM = 98
 
 
 class HarnessService(Service):
@@ -29,10 +36,9 @@ class HarnessService(Service):
     One composed server as a child of twistd's application.
     """
 
-    def __init__(self, server: Any, daemon: bool, pidfile: str) -> None:
+    def __init__(self, server: Any, parent: Mapping[str, Any]) -> None:
         self._server = server
-        self._daemon = daemon
-        self._pidfile = pidfile
+        self._parent = parent
         self.setName("bgserver")
 
     def privilegedStartService(self) -> None:
@@ -43,13 +49,18 @@ class HarnessService(Service):
         try:
             self._server.bind()
         except (BridgeError, CannotListenError) as error:
-            if self._daemon:
-                # The parent process waits for this and says it on the terminal.
-                raise
             # twistd takes its file away after an exception only, not after an exit.
-            if self._pidfile:
-                Path(self._pidfile).unlink(missing_ok=True)
-            refuse(error)
+            if self._parent.get("pidfile"):
+                Path(self._parent["pidfile"]).unlink(missing_ok=True)
+            pipe = self._parent.get("statusPipe")
+            if pipe is None:
+                refuse(error)
+            # A daemon has no terminal.  An exception would leave a traceback in its log, and
+            # its name, cut, on the terminal: so the parent, which waits there, is told in words.
+            _log.error("{error}", error=error)
+            os.write(pipe, b"1 " + short(error))
+            os.close(pipe)
+            raise SystemExit(1) from None
 
     def startService(self) -> None:
         """
@@ -65,6 +76,21 @@ class HarnessService(Service):
         super().stopService()
         stopped: Deferred[None] | None = self._server.stop()
         return stopped
+
+
+def short(error: Exception) -> bytes:
+    """
+    What twistd's parent process has room for: the cause first, then as much of the address as fits.
+    """
+    if isinstance(error, ListenError):
+        text = f"{error.problem}: {error.address}"
+    elif isinstance(error, CannotListenError):
+        cause = getattr(error.socketError, "strerror", None) or error.socketError
+        text = f"{cause}: {error.interface or 'any'}:{error.port}"
+    else:
+        text = str(error)
+    said = text.encode("ascii", "replace")
+    return said if len(said) <= _ROOM else said[: _ROOM - 3] + b"..."
 
 
 def makeService(options: Options) -> HarnessService:
@@ -83,4 +109,5 @@ def makeService(options: Options) -> HarnessService:
         server = compose(options.config, install())
     except BridgeError as error:
         refuse(error)
-    return HarnessService(server, daemon, "" if parent is None else parent["pidfile"])
+    # twistd puts its status pipe there when it has become a daemon.
+    return HarnessService(server, {} if parent is None else parent)

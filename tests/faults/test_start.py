@@ -9,6 +9,7 @@ import re
 import socket
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -146,6 +147,31 @@ def test_a_port_in_use_is_refused(target: Target, tmp_path: Path) -> None:
         port = owner.getsockname()[1]
 
         refused(start(target, tmp_path, {}, port=port), str(port), "in use")
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_daemon_that_finds_its_port_in_use_says_so(long: bool, tmp_path: Path) -> None:
+    """
+    On the terminal, with the cause uncut however long the address is, and in one line of its log.  Breaks where
+    the exception is left to twistd: it cuts off its end, and leaves a traceback.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        address = f"tcp:{owner.getsockname()[1]}:interface=127.0.0.1" + (":backlog=" + "0" * 80 + "50") * long
+        pidfile = tmp_path / "twistd.pid"
+        command = [*script("twistd"), f"--pidfile={pidfile}", "bgserver", "--listen", address]
+        command += ["--legacy", "tests.faults.two_hellos:make_root"]
+
+        ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=30)
+        while pidfile.exists():
+            time.sleep(0.01)
+
+    log = (tmp_path / "twistd.log").read_text()
+    said = [line for line in log.splitlines() if "Can't listen on" in line]
+    assert 1 == ended.returncode
+    assert "An error has occurred: b'Address already in use: tcp:" in ended.stderr
+    assert "Traceback" not in log + ended.stderr
+    assert 1 == len(said), log
+    assert f"Can't listen on {address}: Address already in use. Stop what uses it" in said[0]
 
 
 POLICY = """\
