@@ -103,7 +103,6 @@ def makeService(options: Options) -> HarnessService:
 
     assert options.config is not None
     parent = getattr(options, "parent", None)
-    daemon = parent is not None and not parent["nodaemon"]
     logging.captureWarnings(True)
     try:
         server = compose(options.config, install())

@@ -22,6 +22,7 @@ from bridge.cli.desk import (
     ServerRefusedError,
     ServerUnreachableError,
     choose,
+    no_state_yet,
     policy,
     server,
 )
@@ -141,7 +142,9 @@ def _check(config: Config, given: Any) -> int:
             "found": f"{config.source}: {len(config.routes)} routes, {len(config.loops)} loops"
             + ("" if named else "; it names no application, so no server starts with it"),
         },
-        _tried("state", lambda: LocalDesk(config).status(), config.state),
+        {"what": "state", "ok": True, "found": f"{config.state}: no state yet"}
+        if no_state_yet(config)
+        else _tried("state", lambda: LocalDesk(config).status(), config.state),
     ]
     admin = given.admin or config.admin
     if admin == "off":

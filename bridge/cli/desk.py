@@ -88,13 +88,14 @@ class LocalDesk:
         try:
             store = Store.open(self.config.state, create=False)
         except StateUnavailableError:
-            if _never_made(self.config.state):
+            if no_state_yet(self.config):
                 return Desk(self.config, None)
             raise
         return Desk(self.config, store)
 
     def _touch(self) -> Desk:
-        return Desk(self.config, Store.open(self.config.state))
+        # A state that was named is meant to be there: a slip of the pen makes no new one.
+        return Desk(self.config, Store.open(self.config.state, create="state" not in self.config.options))
 
     def status(self) -> dict[str, Any]:
         return self._look().status()
@@ -318,7 +319,9 @@ def choose(config: Config, admin: str | None, state: str | None, say: Callable[[
     why = "as asked"
     if state is None and admin is None:
         if config.admin == "off":
-            # As the policy has it, so there is nothing to tell.
+            # As the policy has it, so there is nothing to tell, if it is there.
+            if no_state_yet(config):
+                say(f"No state yet at {shown_url(config.state)}: all stands as the policy says.")
             return LocalDesk(config)
         remote = server(config.admin)
         try:
@@ -338,9 +341,15 @@ def whoami() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def _never_made(url: str) -> bool:
-    path = url.removeprefix("sqlite:///")
-    return path != url and not Path(path).exists()
+def no_state_yet(config: Config) -> bool:
+    """
+    Whether all stands as the policy says, since no server has made its state: there is
+    no file, none was named, and nothing lies beside that only a server leaves.
+    """
+    path = config.state.removeprefix("sqlite:///")
+    if path == config.state or "state" in config.options:
+        return False
+    return not any(Path(path + left).exists() for left in ("", "-wal", "-shm", "-journal", ".key"))
 
 
 def _example() -> Path | None:

@@ -169,7 +169,7 @@ def moved(found: list[dict[str, Any]], console: Console) -> None:
         else:
             console.print(Text(f"{name} is at {_plain(row['to'])} already."))
         if row.get("observed"):
-            _warned(name, row["observed"], console)
+            _warned(str(name), row["observed"], console)
         if row.get("problem"):
             console.print(Text(f"It counts in this server, but isn't recorded yet: {row['problem']}", "bold red"))
 

@@ -412,6 +412,33 @@ def test_a_state_that_cannot_be_read_ends_with_4(folder: Path, bgctl: Bgctl) -> 
     assert bgctl("check").status == 4
 
 
+@pytest.mark.parametrize("words", [("status",), ("loops",), ("check",), ("set", EXPORT, "shadow", "--why", "w")])
+@pytest.mark.parametrize("url", ["sqlite:///nope/x.db", "sqlite:///x.db"])
+def test_a_state_that_was_named_must_be_there(folder: Path, bgctl: Bgctl, url: str, words: tuple[str, ...]) -> None:
+    """
+    It isn't taken for a state in which nothing was moved, and not made by a slip of the pen.
+    """
+    said = bgctl(*words, "--state", url)
+
+    assert said.status == 4
+    assert "x.db" in said.err + said.out
+    assert ["bgserver.toml"] == [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize("left", ["-wal", ".key"])
+def test_a_state_that_was_taken_away_is_not_one_that_never_was(folder: Path, bgctl: Bgctl, left: str) -> None:
+    """
+    What a server leaves beside its state says that there was one, so nothing is known of the stages.
+    """
+    never = bgctl("status")
+    (folder / f"state.db{left}").touch()
+    taken = bgctl("status")
+
+    assert (0, True) == (never.status, "No state yet at sqlite:///" in never.err)
+    assert (4, "") == (taken.status, taken.out)
+    assert "state.db" in taken.err
+
+
 def test_a_server_that_was_named_must_answer(folder: Path, bgctl: Bgctl) -> None:
     """
     --admin never falls back to a database that may be another's.
