@@ -182,8 +182,8 @@ class Report(Status):
 
 class Moved(Open):
     """
-    What a move came to; it has C{route} or C{loop}, and C{problem} where it counts in
-    this process and couldn't be recorded yet.
+    What a move came to; it has C{route} or C{loop}, C{anew} where its evidence begins
+    anew, and C{problem} where it counts in this process and couldn't be recorded yet.
     """
 
     source: Annotated[Standing, Field(alias="from")]

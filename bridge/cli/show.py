@@ -164,12 +164,16 @@ def moved(found: list[dict[str, Any]], console: Console) -> None:
         console.print("Nothing to roll back: every route is at legacy or retired.")
     for row in found:
         name = row.get("route") or row.get("loop")
-        if row["changed"]:
+        if row["changed"] and row["from"] == row["to"]:
+            console.print(Text(f"{name} stays at {_plain(row['to'])}."))
+        elif row["changed"]:
             console.print(Text(f"{name}: {_plain(row['from'])} → {_plain(row['to'])}"))
         else:
             console.print(Text(f"{name} is at {_plain(row['to'])} already."))
         if row.get("observed"):
             _warned(str(name), row["observed"], console)
+        if row.get("anew"):
+            console.print("Its evidence begins anew; what was counted before stays as history.")
         if row.get("problem"):
             console.print(Text(f"It counts in this server, but isn't recorded yet: {row['problem']}", "bold red"))
 

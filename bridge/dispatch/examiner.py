@@ -55,7 +55,7 @@ class Examiner:
     breaker: Breaker
     wall: Callable[[], float]
     owner: str = "gate"
-    _walks: dict[tuple[Key, Stage], float] = attrs.field(factory=dict)
+    _walks: dict[tuple[Key, Stage, int], float] = attrs.field(factory=dict)
     _noise: dict[Key, Noise] = attrs.field(factory=dict)
     _breaches: dict[Key, str] = attrs.field(factory=dict)
     _seen: dict[tuple[Key, str], int] = attrs.field(factory=dict)
@@ -73,9 +73,9 @@ class Examiner:
         self.ledger.add(key, counts_of(judged, route.stage.value))
         self._remember(key, book, trial, judged)
         if judged.discord is not Discord.NONE:
-            before = self._walks.get((key, route.stage), 0.0)
+            before = self.walk(key, route.stage)
             against = judged.discord is Discord.AGAINST
-            self._walks[key, route.stage] = self.gate.split.after(before, against)
+            self._walks[key, route.stage, self.ledger.ended(key)] = self.gate.split.after(before, against)
         self._weigh(key, route)
 
     def doubts(self, trial: Trial) -> bool:
@@ -124,9 +124,9 @@ class Examiner:
 
     def walk(self, key: Key, stage: Stage) -> float:
         """
-        The evidence of the test that takes back.
+        The evidence of the test that takes back; it ends with the counts that it belongs to.
         """
-        return self._walks.get((key, stage), 0.0)
+        return self._walks.get((key, stage, self.ledger.ended(key)), 0.0)
 
     def _count(self, decision: Decision, *names: str) -> None:
         route = decision.route
@@ -144,17 +144,23 @@ class Examiner:
         ruling = self.rule(route.stage, self.books[route.name], 0.0)
         if ruling.action is Action.DEMOTE:
             self.ledger.add(key, {t.REJECTED: 1})
-            self._walks.pop((key, route.stage), None)
+            self._walks.pop((key, route.stage, self.ledger.ended(key)), None)
             self.breaker.demote(route.name, route.stage, ruling.why)
 
-    def rule(self, stage: Stage, book: Book, seconds: float) -> Ruling:
+    def rule(self, stage: Stage, book: Book, seconds: float, former: bool = False) -> Ruling:
         """
         What the gate says of a route at a stage that has lasted C{seconds}.
+
+        @param former: Whether there is evidence of other code.
         """
         key = Key(book.route, book.identity)
+        totals = self.ledger.totals(key)
+        if totals.first_at is not None:
+            # It may have begun anew while the route stayed where it is.
+            seconds = min(seconds, max(0.0, self.wall() - totals.first_at))
         return self.gate.rule(
             stage,
-            Tally(self.ledger.totals(key).counts, stage.value, seconds),
+            Tally(totals.counts, stage.value, seconds, former),
             book.effects,
             book.outcomes,
             book.auto,

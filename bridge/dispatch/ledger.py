@@ -143,6 +143,7 @@ class Ledger:
     most: int = 64
     lost: int = 0
     _stored: dict[Key, Totals] = attrs.field(factory=dict)
+    _ended: Counter[Key] = attrs.field(factory=Counter)
     _counts: dict[Key, Counter[str]] = attrs.field(factory=dict)
     _on_the_way: dict[Key, Counter[str]] = attrs.field(factory=dict)
     _found: dict[Key, dict[str, tuple[str, str, int]]] = attrs.field(factory=dict)
@@ -214,7 +215,17 @@ class Ledger:
         The batch is in the state, and these are its sums.
         """
         self._on_the_way = {}
+        for key, now in totals.items():
+            before = self._stored.get(key, now).first_at
+            if before is not None and (now.first_at is None or now.first_at > before):
+                self._ended[key] += 1  # counters never lose their first row otherwise
         self._stored.update(totals)
+
+    def ended(self, key: Key) -> int:
+        """
+        How often the evidence of a key was seen to begin anew.
+        """
+        return self._ended[key]
 
     def give_back(self, batch: Batch) -> None:
         """

@@ -27,6 +27,8 @@ BASE_ANSWERS, BASE_ERRORS = "base_answers", "base_errors"
 IDENTICAL = "identical"
 BY_MODERN = "by_modern"
 EFFECTS_DIFFER = "effects_differ"
+# Without a stage, and always 0: its row says since when which code runs.
+STARTED = "started"
 # Without a stage: a no holds for this code wherever its route stands.
 REJECTED = "rejected"
 
@@ -62,11 +64,13 @@ class Tally:
     The counts of one route, at one stage, under one identity of its code.
 
     @ivar seconds: How long the stage has lasted.
+    @ivar former: Whether there is evidence of other code, which doesn't count.
     """
 
     counts: Mapping[str, int] = attrs.field(factory=dict)
     stage: str = "shadow"
     seconds: float = 0.0
+    former: bool = False
 
     def __getitem__(self, name: str) -> int:
         return self.counts.get(f"{self.stage}.{name}", 0)

@@ -134,7 +134,9 @@ class Desk:
         force: bool = False,
     ) -> dict[str, Any]:
         """
-        Move a route, if the rules allow it, and log who, when and why.
+        Move a route, if the rules allow it, and log who, when and why.  Into the shadow
+        with a reason, evidence that speaks against modern begins anew: what differed may
+        have been in the data, which no identity of the code knows of.
 
         @param weight: Percent for a canary; the policy's, if not given.
         @raise RefusedChangeError: If they don't.
@@ -146,9 +148,12 @@ class Desk:
         view = View(self.config, self.snapshot(), self.rule, self.identities, self.clock())
         old, new = view.standing(route), target(route, stage, weight)
         forward = is_forward(old, new)
-        if forward:  # a way back reads no evidence
+        anew = stage is Stage.SHADOW and bool(why.strip())
+        if forward or anew:  # a way back reads no evidence
             view = view.filled(self.store, route.name)
         ruling, tally = view.ruling(route)
+        # Clean evidence is nothing that a reason takes away.
+        anew = anew and (tally.rejected or _ever_differed(tally))
         check_move(
             route.name,
             old,
@@ -165,12 +170,13 @@ class Desk:
             who=who,
             why=why,
             forced=force,
-            evidence=self._kept(route, view.identity(route), ruling, tally) if forward else None,
+            evidence=self._kept(route, view.identity(route), ruling, tally) if forward or anew else None,
             start=start(route),
             expect=old,
             at=self.clock(),
+            anew=anew,
         )
-        return moved(route.name, old, new, change)
+        return moved(route.name, old, new, change) | ({"anew": True} if anew else {})
 
     def rollback(self, name: str | None, *, who: str, why: str) -> list[dict[str, Any]]:
         """

@@ -25,6 +25,8 @@ RULE = "rule"
 """
 What the audit log calls an answer to a proposed rule; its name is the route's.
 """
+_ENDED = " until "
+# Between an identity and the audit row that ended its evidence.
 SAMPLES_CAP = 64 * 1024 * 1024
 SAMPLE_CAP = 64 * 1024
 
@@ -137,7 +139,8 @@ class EvidenceRows(Rows):
         All counters of one identity.
         """
         table = schema.counts
-        query = sa.select(table.c.name, table.c.value).where(table.c.route == route, table.c.identity == identity)
+        mine = sa.and_(table.c.route == route, table.c.identity == identity, table.c.value != 0)
+        query = sa.select(table.c.name, table.c.value).where(mine)
         with self.database.reading("be read") as connection:
             return {name: int(value) for name, value in connection.execute(query)}
 
@@ -156,7 +159,8 @@ class EvidenceRows(Rows):
         The identity that evidence was counted for last; None if there is none.
         """
         table = schema.counts
-        query = sa.select(table.c.identity).where(table.c.route == route).order_by(table.c.last_at.desc()).limit(1)
+        mine = sa.and_(table.c.route == route, ~table.c.identity.contains(_ENDED))
+        query = sa.select(table.c.identity).where(mine).order_by(table.c.last_at.desc()).limit(1)
         with self.database.reading("be read") as connection:
             found: str | None = connection.scalar(query)
         return found
@@ -164,10 +168,10 @@ class EvidenceRows(Rows):
     def counted(self, route: str | None = None) -> Mapping[str, list[Counted]]:
         """
         The counters of all routes, or of one, by route; of each the identity that was
-        counted last comes first.
+        counted last comes first.  A counter of 0 only says which code runs.
         """
         table = schema.counts
-        query = sa.select(table)
+        query = sa.select(table).where(~table.c.identity.contains(_ENDED))
         if route is not None:
             query = query.where(table.c.route == route)
         with self.database.reading("be read") as connection:
@@ -177,7 +181,7 @@ class EvidenceRows(Rows):
             kept.setdefault((row.route, row.identity), []).append(row)
         made: dict[str, list[Counted]] = {}
         for (name, identity), found in kept.items():
-            counts = {row.name: int(row.value) for row in found}
+            counts = {row.name: int(row.value) for row in found if row.value}
             first, last = min(row.first_at for row in found), max(row.last_at for row in found)
             made.setdefault(name, []).append(Counted(identity, counts, first, last))
         for each in made.values():
@@ -355,3 +359,22 @@ def _within(connection: sa.Connection, cap: int) -> None:
         gone.append(row.id)
         over -= row.size
     connection.execute(sa.delete(table).where(table.c.id.in_(gone)))
+
+
+def end_evidence(connection: sa.Connection, route: str, change: int) -> None:
+    """
+    Have a route's evidence begin anew: what there is, of whatever code, stays as
+    history under an identity that no code has.
+
+    @param change: The id of the row of the audit log that says who wanted it.
+    """
+    counts, fingerprints = schema.counts, schema.fingerprints
+    # In the order in which counters are raised, so that neither waits for the other.
+    order = (counts.c.identity, counts.c.name)
+    connection.execute(sa.select(counts.c.name).where(counts.c.route == route).order_by(*order).with_for_update())
+    for table in (counts, fingerprints):
+        connection.execute(
+            sa.update(table)
+            .where(table.c.route == route, ~table.c.identity.contains(_ENDED))
+            .values(identity=table.c.identity + f"{_ENDED}{change}")
+        )

@@ -256,6 +256,25 @@ def test_parity_shows_both_sides_and_the_request_again(folder: Path, bgctl: Bgct
     assert "no difference was seen: nothing was compared yet" in bgctl("parity", "POST /log").out
 
 
+def test_evidence_that_begins_anew_is_said(folder: Path, bgctl: Bgctl) -> None:
+    """
+    Also of a route that stays in the shadow; without a reason nothing happens.
+
+    Seen to fail with the move told alone.
+    """
+    Store.open(f"sqlite:///{folder}/state.db").add_counts(EXPORT, "code1", {"shadow.different": 60}, 1.0)
+    first = bgctl("set", EXPORT, "shadow", "--why", "mended")
+    assert "Its evidence begins anew" in first.out
+
+    Store.open(f"sqlite:///{folder}/state.db").add_counts(EXPORT, "code1", {"shadow.different": 60}, 2.0)
+
+    assert f"{EXPORT} is at shadow already." in bgctl("set", EXPORT, "shadow").out
+    again = bgctl("set", EXPORT, "shadow", "--why", "mended again")
+    assert f"{EXPORT} stays at shadow." in again.out
+    assert "Its evidence begins anew" in again.out
+    assert "mended again" in bgctl("audit", EXPORT).out
+
+
 @pytest.mark.parametrize(
     "counts, said",
     [
