@@ -39,6 +39,7 @@ class State:
     texts: list = attrs.field(factory=list)
     rules: list = attrs.field(factory=list)
     broken: str = ""
+    first: float = 1.0
 
     def add_counts(self, route, identity, deltas, at):
         if self.broken == "counts":
@@ -51,7 +52,7 @@ class State:
         return dict(self.counters.get((route, identity), {}))
 
     def first_at(self, route, identity):
-        return 1.0
+        return self.first
 
     def add_fingerprints(self, route, identity, rows, at):
         if self.broken == "fingerprints":
@@ -246,6 +247,30 @@ def test_a_regression_goes_back_without_a_turn(town, play, stage):
         await t.keeper.turn()
         await t.keeper.turn()
         assert 1 == len(t.moves)
+
+    play(story())
+
+
+def test_evidence_that_began_anew_takes_nothing_back(town, play):
+    """
+    Seven discordant pairs are forgotten with the counts that they belong to: the next
+    is the first, in each process that has them in its memory.
+
+    Seen to fail with one walk for all that was ever seen of a code.
+    """
+
+    async def story():
+        t = town(modern=answering(b"y"), route=Route(ROUTE, Stage.CANARY, weight=100.0))
+        await t.traffic(7)
+        await t.keeper.store()
+        t.state.counters.clear()  # as a person's move into the shadow leaves it
+        t.state.first = 50.0
+        await t.keeper.store()
+        await t.traffic(1)
+
+        assert [] == t.moves
+        await t.traffic(7)
+        assert [Stage.LEGACY] == [move[1] for move in t.moves]
 
     play(story())
 
