@@ -137,6 +137,18 @@ def test_a_rollback_needs_no_database(modern: _Running):
     assert "legacy" == modern.side()
 
 
+def test_the_code_that_runs_is_known_without_traffic(modern: _Running):
+    """
+    Who asks the state alone hears nothing of the former code's evidence, from the first second on.
+
+    Seen to fail where a code is known only by what was counted of it.
+    """
+    with closing(Store.open(f"sqlite:///{modern.folder}/bgserver.db")) as store:
+        modern.until(lambda: store.identity("GET /") is not None, "the code isn't known")
+
+        assert {} == store.counted("GET /")["GET /"][0].counts
+
+
 def test_a_second_process_follows(modern: _Running, tmp_path_factory: pytest.TempPathFactory):
     """
     What was moved in one process is moved in every other one on the same state.

@@ -132,6 +132,7 @@ def test_a_person_has_rejected_evidence_begin_anew(config: Config, store: Store,
     assert store.counts(NAME, f"code until {logged.id}")["shadow.different"] == 30
     store.add_counts(NAME, "code", {"shadow.same": 400, "shadow.aa": 9}, at=71.0)
     assert row(Desk(config, store, clock=lambda: 140.0))["why"] == "the evidence passes for canary"
+    assert desk.differences(NAME)["differences"] == []
 
 
 def test_clean_evidence_or_no_reason_ends_nothing(config: Config, store: Store) -> None:
