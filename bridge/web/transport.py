@@ -79,11 +79,12 @@ class LoopTransport:
     # writing
 
     def write(self, data: bytes) -> None:
-        if not (self.disconnected or self.disconnecting):
+        # asyncio complains of each write between an error and the news of it.
+        if not (self.disconnected or self.disconnecting or self._transport.is_closing()):
             self._transport.write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        if not (self.disconnected or self.disconnecting):
+        if not (self.disconnected or self.disconnecting or self._transport.is_closing()):
             self._transport.writelines(list(iovec))
 
     def loseConnection(self, reason: object = None) -> None:
