@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 # For how long a writer waits for another process's, and for how long at a time: a stop needn't wait for all of it.
@@ -123,19 +124,19 @@ class Database:
     def _begin(self, connection: Connection) -> None:
         if not connection.get_execution_options().get("takes_the_lock"):
             return
-        cursor = connection.connection.cursor()
         enough = time.monotonic() + BUSY_SECONDS
+        # Through SQLAlchemy, which closes a connection whose user is cancelled: its thread begins all the same.
         while True:
             if time.monotonic() > self._latest:
-                cursor.execute("PRAGMA busy_timeout = 0")
+                connection.exec_driver_sql("PRAGMA busy_timeout = 0")
             try:
-                cursor.execute("BEGIN IMMEDIATE")
-                break
-            except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except OperationalError as error:
+                busy = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
                 if not busy or time.monotonic() > min(enough, self._latest):
                     raise
-        cursor.close()
+            else:
+                return
 
     async def close(self) -> None:
         """
