@@ -16,6 +16,7 @@ import enum
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from typing import Any
 
 import attrs
@@ -104,13 +105,11 @@ class Pairing:
         found: list[Paired] = []
         pair: dict[Side, tuple[Effect, ...]] = {}
         for side, ticks in self._waiting.items():
-            for earlier in list(ticks):
+            for earlier in list(takewhile(lambda each: each != tick, ticks)):
                 effects = ticks.pop(earlier)
-                if earlier == tick:
-                    pair[side] = effects
-                    break
                 if self._aligned:
                     found.append(_missing(side, earlier, effects))
+            pair[side] = ticks.pop(tick)
         self._aligned = True
         self._judged.append(tick)
         differences = tuple(compare_ticks(pair[Side.LEGACY], pair[Side.MODERN]))
