@@ -299,6 +299,7 @@ def test_a_stage_does_not_change_the_wire(servers: Servers, attached: bool) -> N
     assert heard[0] == heard[1]
     assert 4 == heard[1].count(b"\r\nContent-Type: text/html\r\n")
     with closing(sqlite3.connect(servers.folder / "bgserver.db")) as state:
-        counts = dict(state.execute("SELECT name, value FROM bgserver_counts WHERE route = 'GET /moving'"))
+        query = "SELECT name, value FROM bgserver_counts WHERE route = 'GET /moving' AND value > 0"
+        counts = dict(state.execute(query))
     # All four: modern's answer is another one, and legacy's second one, behind ASGI, is the same.
     assert {"shadow.aa": 4, "shadow.against": 4, "shadow.different": 4} == counts
