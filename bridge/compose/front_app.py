@@ -20,8 +20,8 @@ from twisted.web.server import Site
 from bridge.compose.stages import Stages
 from bridge.dispatch import Dispatcher
 from bridge.dispatch.asgi import DECISION, SHADOW, App, Scope
-from bridge.dispatch.watch import Watch
 from bridge.loop import About, set_about
+from bridge.parity.observe import Watch
 from bridge.routing import Asks, Decision, Side
 from bridge.web.proxies import Proxies
 

@@ -23,9 +23,9 @@ from bridge.dispatch.shadows import ShadowQueue
 from bridge.dispatch.tape import Received, Tape
 from bridge.dispatch.tee import Tee
 from bridge.dispatch.trial import Dropped
-from bridge.dispatch.watch import Counted, Observed, Watch, offer_taped
+from bridge.dispatch.watch import Counted, Observed, offer_taped
 from bridge.errors import BridgeError
-from bridge.parity.observe import Ending
+from bridge.parity.observe import Ending, Watch
 from bridge.routing import Cell, Decision, RouteTable, Side
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from bridge.dispatch.asgi import Scope
 from bridge.dispatch.shadows import ShadowQueue
@@ -21,53 +21,6 @@ from bridge.parity.observe import Ending, Headers, Recording
 from bridge.routing import Decision
 
 log = logging.getLogger(__name__)
-
-
-class Watch(Protocol):
-    """
-    What a connection tells of one request, in this order.
-
-    @ivar clock: Gives C{at}.
-    @ivar effect: Where the application tells its effects; None where nobody asks for them.
-    """
-
-    clock: Callable[[], float]
-    effect: Callable[..., None] | None
-
-    def begins(self) -> None:
-        """
-        It is this request's turn.
-        """
-
-    def heard(self, body: bytes) -> None:
-        """
-        A part of its body came.
-        """
-
-    def heard_all(self) -> None:
-        """
-        Its body is complete.
-        """
-
-    def hold(self) -> Callable[[], None]:
-        """
-        Keep the observation open past the answer, until what comes back is called.
-        """
-
-    def started(self, status: int, headers: Headers, at: float) -> None:
-        """
-        The head of the answer was written.
-        """
-
-    def wrote(self, data: bytes) -> None:
-        """
-        A part of the body was written.
-        """
-
-    def closed(self, how: Ending, at: float, error: str = "") -> None:
-        """
-        The answer is over.
-        """
 
 
 class Observed:

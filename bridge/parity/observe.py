@@ -136,6 +136,53 @@ class Recorder(Protocol):
         """
 
 
+class Watch(Protocol):
+    """
+    Who sees one request that is answered without ASGI: told of each of these, in this order.
+
+    @ivar clock: Gives C{at}.
+    @ivar effect: Where the application tells its effects; None where nobody asks for them.
+    """
+
+    clock: Callable[[], float]
+    effect: Callable[..., None] | None
+
+    def begins(self) -> None:
+        """
+        It is this request's turn.
+        """
+
+    def heard(self, body: bytes) -> None:
+        """
+        A part of its body came.
+        """
+
+    def heard_all(self) -> None:
+        """
+        Its body is complete.
+        """
+
+    def hold(self) -> Callable[[], None]:
+        """
+        Keep the observation open past the answer, until what comes back is called.
+        """
+
+    def started(self, status: int, headers: Headers, at: float) -> None:
+        """
+        The head of the answer was written.
+        """
+
+    def wrote(self, data: bytes) -> None:
+        """
+        A part of the body was written.
+        """
+
+    def closed(self, how: Ending, at: float, error: str = "") -> None:
+        """
+        The answer is over.
+        """
+
+
 @attrs.define(eq=False)
 class Recording:
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from bridge.web.front import Watch
+from bridge.parity.observe import Watch
 
 # The first release that was tested, and the first one that wasn't.
 UVICORN = ((0, 50), (0, 55))

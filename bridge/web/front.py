@@ -7,12 +7,12 @@ Refuses: to decide. The route table does, behind L{LegacyFront.decide}.
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any, Protocol
 
 import attrs
 
-from bridge.parity.observe import Ending, Headers
+from bridge.parity.observe import Watch
 from bridge.routing import Asks, Decision
 from bridge.web.proxies import Proxies
 
@@ -23,53 +23,6 @@ class Decide(Protocol):
     """
 
     def __call__(self, method: bytes, raw_path: bytes, asks: Asks) -> Decision: ...
-
-
-class Watch(Protocol):
-    """
-    Who sees one request of the hot road: told of each of these, in this order.
-
-    @ivar clock: Gives C{at}.
-    @ivar effect: Where the application tells its effects; None where nobody asks for them.
-    """
-
-    clock: Callable[[], float]
-    effect: Callable[..., None] | None
-
-    def begins(self) -> None:
-        """
-        It is this request's turn.
-        """
-
-    def heard(self, body: bytes) -> None:
-        """
-        A part of its body came.
-        """
-
-    def heard_all(self) -> None:
-        """
-        Its body is complete.
-        """
-
-    def hold(self) -> Callable[[], None]:
-        """
-        Keep the observation open past the answer, until what comes back is called.
-        """
-
-    def started(self, status: int, headers: Headers, at: float) -> None:
-        """
-        The head of the answer was written.
-        """
-
-    def wrote(self, data: bytes) -> None:
-        """
-        A part of the body was written.
-        """
-
-    def closed(self, how: Ending, at: float, error: str = "") -> None:
-        """
-        The answer is over.
-        """
 
 
 class Watches(Protocol):

@@ -26,12 +26,12 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from bridge.parity.observe import Ending
+from bridge.parity.observe import Ending, Watch
 from bridge.routing import Decision, Side
 from bridge.web.asks import HeaderAsks
 from bridge.web.channel import Channel, channel_class
 from bridge.web.cycle import LegacyCycle, Refusal, uvicorn_known
-from bridge.web.front import Road, Watch, road_of
+from bridge.web.front import Road, road_of
 from bridge.web.going_away import say_goodbye
 from bridge.web.parsing import ParsingProtocol
 from bridge.web.stock import StockChannel

@@ -14,10 +14,9 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bridge.parity.observe import Ending, Headers
+from bridge.parity.observe import Ending, Headers, Watch
 from bridge.web.channel import Channel
 from bridge.web.cycle import LegacyCycle
-from bridge.web.front import Watch
 
 # Under this name an ASGI application finds which headers this server adds by itself.
 ADDED_HEADERS = "bgserver.headers"
