@@ -61,7 +61,7 @@ def async_render(
         def raised(reason: Failure) -> None:
             if asked._disconnected:
                 # Nobody is there to be told; what isn't the cancellation is still an error.
-                reason.trap(CancelledError)  # type: ignore[no-untyped-call]
+                reason.trap(CancelledError)
             elif not asked.finished:
                 asked.render(_Rendered(reason.raiseException))
 

@@ -13,7 +13,7 @@ def failure_of(exc: BaseException) -> Failure:
     """
     The exception as Twisted carries it.
     """
-    return Failure(exc, type(exc), exc.__traceback__)  # type: ignore[no-untyped-call]
+    return Failure(exc, type(exc), exc.__traceback__)
 
 
 def exception_of(failure: Failure) -> BaseException:
@@ -23,4 +23,4 @@ def exception_of(failure: Failure) -> BaseException:
     """
     exc = failure.value
     assert exc is not None
-    return exc.with_traceback(failure.getTracebackObject())  # type: ignore[no-untyped-call]
+    return exc.with_traceback(failure.getTracebackObject())

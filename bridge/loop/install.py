@@ -43,7 +43,7 @@ def install(loop: str = "auto") -> BridgeReactor:
     reactor = BridgeReactor(running, new_loop=None if running is not None else lambda: make_loop(loop))
     from twisted.internet.main import installReactor
 
-    installReactor(reactor)  # type: ignore[no-untyped-call]
+    installReactor(reactor)
     return reactor
 
 

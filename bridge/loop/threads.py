@@ -114,7 +114,7 @@ class WorkerPool(ThreadPool):
         if self.joined:
             raise StoppingError(f"{what} for a thread of {self.name}")
         # Twisted's own context travels too: `twisted.python.log.callWithContext` is in it.
-        inherited = twisted_context.theContextTracker.currentContext().contexts[-1]  # type: ignore[no-untyped-call]
+        inherited = twisted_context.theContextTracker.currentContext().contexts[-1]
         share = self._share if self._fixed else share_of_current(self._share)
         call = functools.partial(twisted_context.call, inherited, function)
         job = _Job(share, call, on_result, copy_context(), what, stop or threading.Event())

@@ -86,7 +86,7 @@ def bound(listen: ListenCall, reuse_port: bool = False) -> socket.socket:
         made.listen(listen.backlog)
     except OSError as e:
         made.close()
-        raise CannotListenError(listen.interface, listen.port, e) from e  # type: ignore[no-untyped-call]
+        raise CannotListenError(listen.interface, listen.port, e) from e
     made.setblocking(False)
     return made
 
@@ -112,7 +112,7 @@ def _bound_unix(listen: ListenCall) -> socket.socket:
     if listen.want_pid and not abstract:
         lock = _lock(path)
         if not lock.lock():
-            raise CannotListenError(None, os.fsdecode(path), OSError("its lock is held"))  # type: ignore[no-untyped-call]
+            raise CannotListenError(None, os.fsdecode(path), OSError("its lock is held"))
         if not lock.clean:
             _unlink_socket(path)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -123,13 +123,13 @@ def _bound_unix(listen: ListenCall) -> socket.socket:
         made.listen(listen.backlog)
     except OSError as e:
         made.close()
-        raise CannotListenError(None, os.fsdecode(path), e) from e  # type: ignore[no-untyped-call]
+        raise CannotListenError(None, os.fsdecode(path), e) from e
     made.setblocking(False)
     return made
 
 
 def _lock(path: bytes) -> Any:
-    return FilesystemLock(os.fsdecode(path) + ".lock")  # type: ignore[no-untyped-call]
+    return FilesystemLock(os.fsdecode(path) + ".lock")
 
 
 def _unlink_socket(path: bytes) -> None:

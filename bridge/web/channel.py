@@ -98,7 +98,7 @@ class Channel(HTTPChannel):
     _savedTimeOut = None
 
     def __init__(self, site: Any, transport: Any, home: Home, log: bool = True) -> None:
-        HTTPChannel.__init__(self)  # type: ignore[no-untyped-call]
+        HTTPChannel.__init__(self)
         self.site = site
         # Twisted's Request writes the access log through this attribute.
         self.factory = site if log else None
@@ -264,7 +264,7 @@ class Channel(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self._flush()
-        HTTPChannel._respondToBadRequestAndDisconnect(self)  # type: ignore[no-untyped-call]
+        HTTPChannel._respondToBadRequestAndDisconnect(self)
 
     # endings
 

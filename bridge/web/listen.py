@@ -138,7 +138,7 @@ def bind(endpoint: str, adopter: Adopter, site: Any) -> list[Adopted]:
     calls: list[Adopted] = []
     before, adopter.on_adopt = adopter.on_adopt, calls.append
     try:
-        server = serverFromString(_Call(adopter, _Asked), endpoint)  # type: ignore[no-untyped-call]
+        server = serverFromString(_Call(adopter, _Asked), endpoint)
         found: list[Any] = []
         listening: Deferred[Any] = server.listen(site)
         listening.addBoth(found.append)
@@ -168,7 +168,7 @@ def bind(endpoint: str, adopter: Adopter, site: Any) -> list[Adopted]:
 
 def _nothing() -> Any:
     # What holds the address for an application that is all ASGI.
-    return Site(Resource())  # type: ignore[no-untyped-call]
+    return Site(Resource())
 
 
 class Front:

@@ -132,7 +132,7 @@ def _legacy(text: str, found: Any) -> LoadedLegacy:
     if IService.providedBy(found):
         return LoadedLegacy(text, service=found)
     if IResource.providedBy(found):
-        return LoadedLegacy(text, site=Site(found))  # type: ignore[no-untyped-call]
+        return LoadedLegacy(text, site=Site(found))
     if isinstance(found, Componentized):
         service = IService(found, None)
         if service is not None:
@@ -142,7 +142,7 @@ def _legacy(text: str, found: Any) -> LoadedLegacy:
         # Klein's applications, and others that keep their resource behind a method.
         made = resource()
         if IResource.providedBy(made):
-            return LoadedLegacy(text, site=Site(made))  # type: ignore[no-untyped-call]
+            return LoadedLegacy(text, site=Site(made))
     raise LoadError("--legacy", text, f"that is {_kind(found)}", f"Name {LEGACY_FORMS}.")
 
 
@@ -151,7 +151,7 @@ def _tac(text: str, base: Path) -> LoadedLegacy:
     if not path.is_file():
         raise LoadError("--legacy", text, f"there is no file {path}", "Check the path.")
     try:
-        application = load_application(str(path), "python")  # type: ignore[no-untyped-call]
+        application = load_application(str(path), "python")
     except Exception as e:
         raise _failed("--legacy", text, e) from e
     service = IService(application, None)

@@ -418,4 +418,4 @@ class _Exchange:
         transport.connected = False
         transport.messages.clear()
         transport.stirred.set()
-        channel.lost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]
+        channel.lost(Failure(ConnectionDone()))

@@ -184,7 +184,7 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         if face is None:
             return
         error = ConnectionDone() if exc is None else ConnectionLost(str(exc))
-        reason = Failure(error)  # type: ignore[no-untyped-call]
+        reason = Failure(error)
         owner: Any = face.protocol
         try:
             face.lost()

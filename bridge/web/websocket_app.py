@@ -211,7 +211,7 @@ class WebsocketExchange:
             return
         transport.disconnected = True
         transport.connected = False
-        reason = Failure(ConnectionDone())  # type: ignore[no-untyped-call]
+        reason = Failure(ConnectionDone())
         if transport.protocol is not None:
             transport.protocol.connectionLost(reason)
         else:
