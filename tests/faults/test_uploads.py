@@ -170,8 +170,6 @@ def test_a_client_that_goes_away_unanswered_leaves_all_or_nothing(
     """
     After the last byte, with the answer on its way or there unread: an upload that has a row has a task that ends, and
     a processed file; one that has none has left nothing.
-
-    Seen to fail with a row that is written after the answer.
     """
     server = serve(name)
     stored = database()
