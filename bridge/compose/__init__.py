@@ -151,11 +151,11 @@ def _state(config: Config) -> tuple[StateThread | None, Snapshot, dict[str, floa
     The state, opened once to see that it can be, and what is read of it before the start.
     """
 
-    def opened() -> Store:
-        return Store.open(config.state)
+    def again() -> Store:
+        return Store.open(config.state, create=False)
 
     try:
-        store = opened()
+        store = Store.open(config.state)
     except StateUnavailableError:
         if not config.force_legacy:
             raise
@@ -165,9 +165,10 @@ def _state(config: Config) -> tuple[StateThread | None, Snapshot, dict[str, floa
         snapshot = store.snapshot()
         since = {name: store.audit(name, ROUTE, limit=1)[0].at for name in snapshot.routes}
         books = books_of(config, store, time.time())
+        born = store.database.born()
     finally:
         store.close()  # twistd may fork before this process serves
-    return StateThread(opened, lambda changed: None), snapshot, since, books
+    return StateThread(again, lambda changed: None, born=born), snapshot, since, books
 
 
 def _check_without_legacy(config: Config, table: RouteTable) -> None:

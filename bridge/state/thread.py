@@ -62,6 +62,8 @@ class StateThread:
     @ivar every: Seconds between two looks for changes.
     @ivar own: Whose ways back to legacy are said before they are recorded, and not again.
     @ivar depth: Offered writes that may wait.
+    @ivar born: The number of the database that was read before the start, so that one
+        which was replaced since then isn't followed; None is the first that is opened.
     """
 
     opens: Callable[[], Store]
@@ -69,9 +71,9 @@ class StateThread:
     every: float = 0.4
     own: str = ""
     depth: int = 1000
+    born: int | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _store: Store | None = None
-    _born: int | None = None
     _version: int = -1
     _calls: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = attrs.field(factory=deque)
     _offers: deque[Callable[[Store], Any]] = attrs.field(factory=deque)
@@ -203,9 +205,9 @@ class StateThread:
         if self._store is None:
             self._store = self.opens()
         born = self._store.database.born()
-        if self._born is None:
-            self._born = born
-        elif born != self._born:
+        if self.born is None:
+            self.born = born
+        elif born != self.born:
             raise ReplacedStateError(self._store.database.shown)
         return self._store
 

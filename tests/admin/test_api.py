@@ -76,14 +76,14 @@ class World:
         self.evidence: Unjudged
 
     async def __aenter__(self) -> World:
-        def opens() -> Store:
-            return Store.open(self.config.state, patience=0.2)
+        def again() -> Store:
+            return Store.open(self.config.state, create=False, patience=0.2)
 
-        self.store = opens()
+        self.store = Store.open(self.config.state, patience=0.2)
         snapshot = self.store.snapshot()
         self.table = Cell(self.config.table(snapshot.routes, snapshot.version))
         self.stages = Stages(self.config, self.table, snapshot, {}, time.time)
-        self.thread = StateThread(opens, self.stages.follow, every=0.02)
+        self.thread = StateThread(again, self.stages.follow, every=0.02, born=self.store.database.born())
         control = ServerControl(self.stages, self.thread, cast("Evidence", Unjudged(self)))
         self.thread.start(asyncio.get_running_loop(), snapshot.version)
         app = create_admin(control, lambda: self.metrics, self.token)

@@ -240,6 +240,29 @@ def test_a_database_that_is_gone_is_no_new_and_empty_one(tmp_path: Path) -> None
     in_world(tmp_path, play)
 
 
+def test_a_database_that_was_replaced_before_the_first_look_is_not_followed(tmp_path: Path) -> None:
+    """
+    A server reads the state, and its thread opens it later: a new one that is made in between is another one too.
+
+    Seen to fail where the thread took the first that it opened for its own: every route went back to its start.
+    """
+
+    async def play(world: World) -> None:
+        read = Store.open(world.url)
+        read.set_stage("GET /x", Stage.LIVE, who="ann", why="")
+        world.thread.born = read.database.born()
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{world.path}{suffix}").unlink(missing_ok=True)
+        Store.open(world.url).set_stage("GET /y", Stage.LIVE, who="bgctl", why="")
+
+        start(world)
+        await world.until(lambda: "in its place" in str(world.thread.health().problem))
+
+        assert world.told.empty()
+
+    in_world(tmp_path, play)
+
+
 def test_another_database_is_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """
     Somebody takes the database away, and something makes a new one in its place: it is said, nothing is read of it or
