@@ -6,11 +6,13 @@ The operator's API, on a listener of its own.
 - L{models}: their shapes.
 - L{guard}: who may speak to it.
 - L{metrics}: the text that Prometheus reads.
+
+L{api} is imported by its name, where the API is served: FastAPI takes a third of the
+start, and a server whose admin is off, and modern isn't FastAPI, never needs it.
 """
 
-from bridge.admin.api import create_admin, create_api
 from bridge.admin.control import Control
 from bridge.admin.guard import TOKEN, token_for
 from bridge.admin.metrics import Metric
 
-__all__ = ["TOKEN", "Control", "Metric", "create_admin", "create_api", "token_for"]
+__all__ = ["TOKEN", "Control", "Metric", "token_for"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,6 @@ from twisted.logger import Logger
 from twisted.web.resource import NoResource
 from twisted.web.server import Site
 
-from bridge.admin import create_admin
 from bridge.background.pairing import Paired
 from bridge.background.supervisor import LoopSupervisor
 from bridge.compose.control import ServerControl
@@ -127,6 +126,7 @@ class Server:
     _sharing: Any | None = attrs.field(default=None, init=False)
     _resource_app: ResourceApp | None = attrs.field(default=None, init=False)
     _running: list[asyncio.Task[None]] = attrs.field(factory=list, init=False)
+    _create_admin: Callable[..., Any] | None = attrs.field(default=None, init=False)
     _bound: bool = attrs.field(default=False, init=False)
     _privileged: bool = attrs.field(default=False, init=False)
 
@@ -207,7 +207,12 @@ class Server:
                 self._serve(adopted)
             self.adopter.on_adopt = self._serve
             if self.config.admin != "off" and self.state is not None:
+                # Here, and not at the top: FastAPI takes a third of a start that may not need it, and once the loop
+                # runs nothing may hold it that long.
+                from bridge.admin.api import create_admin
+
                 self.admin.bind(self.config.admin)
+                self._create_admin = create_admin
 
     def _endpoints(self) -> tuple[str, ...]:
         if self.config.listen:
@@ -333,9 +338,9 @@ class Server:
     async def _accept(self) -> None:
         if self.owns_loop:
             await self.front.start(self.composed.answer, self.app_state)
-            if self.state is not None and self.evidence is not None and self.admin.listeners:
+            if self.state is not None and self.evidence is not None and self._create_admin is not None:
                 control = ServerControl(self.stages, self.state, self.evidence, self.loops)
-                await self.admin.start(create_admin(control, lambda: figures(self), self.admin_token))
+                await self.admin.start(self._create_admin(control, lambda: figures(self), self.admin_token))
 
     async def _stop_accepting(self) -> None:
         self.front.stop_accepting()

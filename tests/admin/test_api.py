@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import httpx
 import pytest
 
-from bridge.admin import Metric, create_admin
+from bridge.admin import Metric
+from bridge.admin.api import create_admin
 from bridge.compose.control import ServerControl
 from bridge.compose.stages import Stages
 from bridge.config import Config, parse_config

@@ -16,7 +16,7 @@ import attrs
 import pytest
 import uvicorn
 
-from bridge.admin import create_admin
+from bridge.admin.api import create_admin
 from bridge.cli.command import run
 from bridge.compose.control import ServerControl
 from bridge.compose.stages import Stages

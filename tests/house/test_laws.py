@@ -161,6 +161,15 @@ def test_fastapi_has_two_homes():
     assert [] == faults
 
 
+def test_a_server_loads_fastapi_only_where_it_is_served():
+    """
+    Composing a server knows no FastAPI: legacy alone, with the admin API off, starts without it.
+    """
+    loaded = json.loads(run_python("import bridge.compose, json, sys\nprint(json.dumps(list(sys.modules)))"))
+
+    assert set() == {"fastapi", "starlette", "pydantic"} & set(loaded)
+
+
 def test_the_reactor_arrives_as_an_argument():
     """
     twisted.internet.reactor is imported in bridge/loop/ and twistd_plugin/ only: elsewhere the import would install
