@@ -91,15 +91,21 @@ class Database:
             pause = min(pause * 1.5, 0.05)
         return status
 
-    def calm(self, timeout: float = 10.0) -> None:
+    def idle(self, timeout: float = 10.0) -> None:
         """
-        Wait until no task is due or running: what a failed case left must not be blamed on the next one.
+        Wait until no task is due or running.
         """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self.query(
             "SELECT id FROM tasks WHERE status IN ('PENDING', 'RUNNING', 'RETRY') AND run_at < '2999' LIMIT 1"
         ):
             time.sleep(0.05)
+
+    def calm(self, timeout: float = 10.0) -> None:
+        """
+        The same, and until its requests are logged: what a failed case left must not be blamed on the next one.
+        """
+        self.idle(timeout)
         time.sleep(0.2)  # the request log is written after the answer, and nothing says when
 
     def insert(self, raw: Mapping[str, Any]) -> None:

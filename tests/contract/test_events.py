@@ -20,8 +20,10 @@ Opener = Callable[..., Stream]
 @pytest.fixture
 def opened(runner: Runner) -> Iterator[Opener]:
     """
-    Opens streams of the target, and closes them after the test.
+    Opens streams of the target, and closes them after the test. What the target was asked before is over by then: its
+    end would come through a stream too.
     """
+    runner.database.idle()
     streams: list[Stream] = []
 
     def open_stream(*headers: str) -> Stream:
