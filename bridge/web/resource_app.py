@@ -14,196 +14,31 @@ reactor's loop.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IConsumer, IPushProducer, ISSLTransport, ITCPTransport
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from bridge.web.channel import Channel, RawHeaders, channel_class
+from bridge.web.channel import RawHeaders, channel_class
 from bridge.web.observed import observed
 from bridge.web.proxies import peer_of
 from bridge.web.sessions import SHADOW, OverlaySessions, shadow_of
+from bridge.web.spoken import SpokenAnswer
 from bridge.web.transport import address_of
+from bridge.web.virtual import (
+    ADDED_HEADERS,
+    Message,
+    SecureVirtualTransport,
+    VirtualChannel,
+    VirtualTransport,
+    lose,
+)
 from bridge.web.websocket_app import answer_websocket
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-# As much as asyncio's own transports hold before they pause who writes.
-HIGH_WATER = 65536
-# Under this name a server says which headers it adds to every answer by itself.
-ADDED_HEADERS = "bgserver.headers"
-
-
-@implementer(ITCPTransport, IConsumer, IPushProducer)
-class VirtualTransport:
-    """
-    A connection that goes no further than an ASGI server.
-
-    What Twisted writes waits here until C{send} took it; past L{HIGH_WATER} the
-    channel's producer is paused.
-    """
-
-    protocol = None
-
-    def __init__(self, peer: Any, host: Any) -> None:
-        self._peer = peer
-        self._host = host
-        self.producer: Any = None
-        self._streaming = True
-        self.disconnecting = False
-        self.disconnected = False
-        self.connected = True
-        self._paused = False
-        self.queued = 0
-        self.messages: deque[Message] = deque()
-        self.stirred = asyncio.Event()
-
-    # the application's side
-
-    def write(self, data: bytes) -> None:
-        if not data or self.disconnected:
-            return
-        self.messages.append({"type": "http.response.body", "body": data, "more_body": True})
-        self.queued += len(data)
-        self.stirred.set()
-        if self.queued > HIGH_WATER and not self._paused:
-            self._paused = True
-            if self.producer is not None and self._streaming:
-                self.producer.pauseProducing()
-
-    def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        self.write(b"".join(iovec))
-
-    def loseConnection(self, reason: object = None) -> None:
-        self.disconnecting = True
-        self.stirred.set()
-
-    def abortConnection(self) -> None:
-        self.messages.clear()
-        self.loseConnection()
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self.producer = producer
-        self._streaming = streaming
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
-
-    def pauseProducing(self) -> None:
-        """
-        ASGI servers read at the pace at which C{receive} is awaited.
-        """
-
-    def resumeProducing(self) -> None: ...
-
-    def stopProducing(self) -> None:
-        self.loseConnection()
-
-    def getPeer(self) -> Any:
-        return self._peer
-
-    def getHost(self) -> Any:
-        return self._host
-
-    def loseWriteConnection(self) -> None: ...
-
-    def setTcpNoDelay(self, enabled: bool) -> None: ...
-
-    def getTcpNoDelay(self) -> bool:
-        return True
-
-    def setTcpKeepAlive(self, enabled: bool) -> None: ...
-
-    def getTcpKeepAlive(self) -> bool:
-        return False
-
-    # the server's side
-
-    def taken(self, size: int) -> None:
-        """
-        The server took so many bytes.
-        """
-        self.queued -= size
-        if self._paused and self.queued <= HIGH_WATER // 4:
-            self._paused = False
-            if self.producer is not None:
-                self.producer.resumeProducing()
-
-
-@implementer(ISSLTransport)
-class SecureVirtualTransport(VirtualTransport):
-    """
-    The same where the ASGI server speaks TLS.
-    """
-
-    def getPeerCertificate(self) -> None:
-        return None
-
-
-class VirtualChannel(Channel):
-    """
-    A channel whose answer becomes ASGI messages.
-    """
-
-    transport: VirtualTransport
-    finished = False
-    started = False
-    without: frozenset[bytes] = frozenset()
-
-    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
-        request = self.requests[0]
-        if request.chunked:
-            # The ASGI server frames the body itself.
-            request.chunked = 0
-            headers.removeHeader(b"Transfer-Encoding")
-        flat: RawHeaders = [
-            (name, value)
-            for name, values in headers.getAllRawHeaders()
-            if name not in self.without
-            for value in values
-        ]
-        if self.recorder is not None:
-            self.recorder.started(int(code), flat, self.clock())
-        self.started = True
-        self.transport.messages.append(
-            {"type": "http.response.start", "status": int(code), "headers": flat}
-        )
-        self.transport.stirred.set()
-
-    def _put(self, data: bytes) -> None:
-        self.transport.write(data)
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        transport = self.transport
-        if not self.started:
-            self.started = True
-            transport.messages.append(
-                {
-                    "type": "http.response.start",
-                    "status": 400,
-                    "headers": [(b"Content-Length", b"0"), (b"Connection", b"close")],
-                }
-            )
-        self.finished = True
-        transport.loseConnection()
-
-    def _too_much(self, headers: Iterable[tuple[bytes, bytes]], uri: bytes) -> bool:
-        # ASGI can't hang up without a word.
-        return self._refuse()
-
-    def _send100Continue(self) -> None:
-        """
-        The server says it, when the body is asked for.
-        """
 
 
 class _RootedSite:
@@ -293,7 +128,8 @@ class ResourceApp:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = _Exchange(receive, send)
-        channel = exchange.channel = self.channel_for(scope, exchange)
+        channel = self.channel_for(scope, exchange)
+        exchange.carry(channel)
         try:
             if not channel.begin(*self.head_of(scope)):
                 await exchange.pump()
@@ -315,18 +151,27 @@ class _Exchange:
     """
 
     channel: VirtualChannel
+    # The channel has it too, until somebody takes the connection over.
+    transport: VirtualTransport
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
         self._ended = False
+        self._spoken: SpokenAnswer | None = None
+
+    def carry(self, channel: VirtualChannel) -> None:
+        """
+        Whose request and answer these are.
+        """
+        self.channel, self.transport = channel, channel.transport
 
     def answered(self, persistent: bool) -> None:
         """
         The Site finished its answer.
         """
         self.channel.finished = True
-        self.channel.transport.stirred.set()
+        self.transport.stirred.set()
 
     async def upload(self) -> bool:
         """
@@ -349,15 +194,14 @@ class _Exchange:
         """
         Send what the Site writes until it is done or the client has gone.
         """
-        channel = self.channel
-        if channel.finished:
+        if self.channel.finished:
             await self.pump()
             return
         watch = asyncio.ensure_future(self._watch())
         try:
-            while not self._ended and not channel.transport.disconnected:
-                await channel.transport.stirred.wait()
-                channel.transport.stirred.clear()
+            while not self._ended and not self.transport.disconnected:
+                await self.transport.stirred.wait()
+                self.transport.stirred.clear()
                 await self.pump()
         except BaseException:
             self._lose()
@@ -380,26 +224,47 @@ class _Exchange:
         Send what waits.
         """
         channel = self.channel
-        transport = channel.transport
+        transport = self.transport
         messages = transport.messages
         while messages and not transport.disconnected:
             message = messages.popleft()
             last = channel.finished and not messages
-            if message["type"] == "http.response.body":
+            if message["type"] != "http.response.body":
+                await self._send(message)
+            elif channel.started:
                 if last:
                     message["more_body"] = False
                     self._ended = True
                 await self._send(message)
                 transport.taken(len(message["body"]))
             else:
-                await self._send(message)
+                await self._speak(message["body"])
         if transport.disconnected or self._ended:
             return
-        if channel.finished:
-            self._ended = True
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        spoken = self._spoken
+        if channel.finished or (spoken is not None and spoken.over):
+            await self._end()
         elif transport.disconnecting:
-            self._cut()
+            if spoken is None or not spoken.open:
+                self._cut()
+            await self._end()
+
+    async def _speak(self, data: bytes) -> None:
+        """
+        The application took the connection over, and says this on it.
+        """
+        if self._spoken is None:
+            self._spoken = SpokenAnswer(self.channel.without)
+        for message in self._spoken.heard(data):
+            await self._send(message)
+        self.transport.taken(len(data))
+
+    async def _end(self) -> None:
+        self._ended = True
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        if self._spoken is not None:
+            # Nothing else will be said on this connection.
+            self._lose()
 
     def _cut(self) -> None:
         """
@@ -410,12 +275,6 @@ class _Exchange:
         raise ConnectionAbortedError("The application closed the connection in its answer")
 
     def _lose(self) -> None:
-        channel = self.channel
-        transport = channel.transport
-        if transport.disconnected:
-            return
-        transport.disconnected = True
-        transport.connected = False
-        transport.messages.clear()
-        transport.stirred.set()
-        channel.lost(Failure(ConnectionDone()))
+        if lose(self.channel, self.transport):
+            self.transport.messages.clear()
+            self.transport.stirred.set()

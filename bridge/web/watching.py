@@ -17,10 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from bridge.parity.observe import Ending, Headers, Watch
 from bridge.web.channel import Channel
 from bridge.web.cycle import LegacyCycle
+from bridge.web.virtual import ADDED_HEADERS as ADDED_HEADERS
 
-# Under this name an ASGI application finds which headers this server adds by itself.
-ADDED_HEADERS = "bgserver.headers"
-# And under this one what the route table decided, so that nobody asks it again.
+# Under this name an ASGI application finds what the route table decided, so that nobody asks it again.
 DECISION = "bgserver.decision"
 
 

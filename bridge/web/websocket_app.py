@@ -14,8 +14,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from twisted.internet.error import ConnectionDone
-from twisted.python.failure import Failure
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
@@ -27,6 +25,8 @@ from wsproto.events import (
     TextMessage,
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+from bridge.web.virtual import lose
 
 Message = MutableMapping[str, Any]
 _OURS = (b"connection", b"upgrade", b"host")
@@ -88,7 +88,7 @@ class WebsocketExchange:
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
-            self._lose()
+            lose(self.channel, self._transport)
 
     def _handshake(self, scope: Message, uri: bytes, headers: Any) -> list[tuple[bytes, bytes]]:
         host = dict(headers).get(b"host", b"localhost").decode("latin-1")
@@ -204,18 +204,6 @@ class WebsocketExchange:
             owner = self.channel
         if owner is not None:
             owner.dataReceived(data)
-
-    def _lose(self) -> None:
-        transport = self._transport
-        if transport.disconnected:
-            return
-        transport.disconnected = True
-        transport.connected = False
-        reason = Failure(ConnectionDone())
-        if transport.protocol is not None:
-            transport.protocol.connectionLost(reason)
-        else:
-            self.channel.lost(reason)
 
 
 async def answer_websocket(app: Any, scope: Message, receive: Any, send: Any) -> None:
