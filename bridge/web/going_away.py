@@ -3,8 +3,8 @@ Owns the good-bye of websockets that uvicorn serves: 1001, which says that the s
 is going away, where uvicorn says 1012.
 
 Websockets of the legacy application, on connections that it took over, hear the same
-where they are C{twisted.web.websocket}'s; whatever else it speaks there is cut, as it is
-when a native server ends.
+where they are C{twisted.web.websocket}'s or Autobahn's, which isn't imported for it;
+whatever else it speaks there is cut, as it is when a native server ends.
 
 Refuses: everything else; that is uvicorn's.
 """
@@ -17,6 +17,8 @@ import wsproto.events
 from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 GOING_AWAY = 1001
+# WebSocketProtocol.STATE_OPEN: nobody can be told anything before the handshake, or twice.
+_AUTOBAHN_OPEN = 3
 
 
 class GoingAwayProtocol(WSProtocol):
@@ -49,5 +51,9 @@ def say_goodbye(owner: Any, face: Any) -> None:
     receiver = getattr(vars(owner).get("dataReceived"), "__self__", owner)
     if hasattr(receiver, "_wsconn"):
         receiver.loseConnection(GOING_AWAY)
+    elif getattr(receiver, "state", None) == _AUTOBAHN_OPEN and hasattr(receiver, "sendCloseFrame"):
+        # sendClose, for applications, refuses the codes that are the server's to use. Who
+        # doesn't answer is cut by Autobahn's own timeout.
+        receiver.sendCloseFrame(GOING_AWAY)
     else:
         face.loseConnection()
