@@ -197,6 +197,22 @@ class WrongLoopError(BridgeError):
     """
 
 
+class EarlyRunError(BridgeError):
+    """
+    An application ran the reactor by itself while it was being loaded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "reactor.run() was called while the application was being loaded, and would never have come back from "
+            f"there. {self.remedy}"
+        )
+
+    remedy = (
+        "bgserver runs the reactor: put that call under `if __name__ == '__main__':`, and name what is made before it."
+    )
+
+
 class NoRunningLoopError(BridgeError):
     """
     Something that needs the running event loop was called before it ran.

@@ -64,7 +64,7 @@ def compose(config: Config, reactor: BridgeReactor, *, owns_loop: bool = True) -
     if config.legacy is not None:
         if config.legacy.session is not None:
             view = load_session_view(config.legacy.session, config.legacy.base)
-        with _named(config, "legacy"):
+        with _named(config, "legacy"), reactor.loading():
             legacy = load_legacy(config.legacy.app, config.legacy.settings or None, config.legacy.base)
     _check_site(config, legacy)
     # On the worst night modern may be what is broken: it isn't even imported then.

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import AbstractEventLoop, Future, Task
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 from weakref import WeakSet
@@ -29,7 +30,7 @@ from twisted.internet.base import ReactorBase
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from bridge.errors import WrongLoopError
+from bridge.errors import EarlyRunError, WrongLoopError
 from bridge.loop.children import Nursery
 from bridge.loop.descriptors import DescriptorReactor
 from bridge.loop.ledger import LIMITS, Ledger, Share
@@ -68,6 +69,7 @@ class BridgeReactor(ListeningReactor, DescriptorReactor, TimedReactor):
         self._ended: Future[None] | None = None
         self._root: Task[None] | None = None
         self._attached = False
+        self._loading = False
         self.ledger = Ledger()
         self._threads_awaited = False
         self._names = WorkerPool(self.ledger, Share.NAMES, "names", fixed=True)
@@ -101,6 +103,18 @@ class BridgeReactor(ListeningReactor, DescriptorReactor, TimedReactor):
         return asyncio.all_tasks(self._asyncioEventloop) - {self._root}
 
     # -- running ---------------------------------------------------------------------------
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """
+        Refuse to run while somebody's code is loaded: a script that ends in C{run()} would wait
+        inside its own import, with everything half started.
+        """
+        self._loading = True
+        try:
+            yield
+        finally:
+            self._loading = False
 
     def run(self, installSignalHandlers: bool = True) -> None:
         """
@@ -150,6 +164,8 @@ class BridgeReactor(ListeningReactor, DescriptorReactor, TimedReactor):
                 self._children.close()
 
     def _refuse_to_start(self) -> None:
+        if self._loading:
+            raise EarlyRunError()
         if self._started:
             raise error.ReactorAlreadyRunning()
         if self._startedBefore:

@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import twisted
 from twisted.application.service import IService, IServiceCollection, IServiceMaker
 from twisted.application.service import loadApplication as load_application
+from twisted.internet.error import ReactorAlreadyInstalledError
 from twisted.plugin import getPlugins
 from twisted.python.components import Componentized
 from twisted.python.usage import UsageError
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
-from bridge.errors import LoadError
+import bridge
+from bridge.errors import EarlyRunError, LoadError
 
 AsgiApp = Callable[..., Awaitable[None]]
 
@@ -34,6 +37,8 @@ LEGACY_FORMS = (
     "module:name of a Resource, a Site, an IService, an Application or a callable that "
     "returns one; the path of a .tac; or 'plugin:NAME OPTIONS' for a twistd plugin"
 )
+
+_NOT_THEIRS = tuple(str(Path(where).parent) + "/" for where in (twisted.__file__, bridge.__file__))
 
 
 @attrs.frozen
@@ -153,6 +158,13 @@ def _tac(text: str, base: Path) -> LoadedLegacy:
     try:
         application = load_application(str(path), "python")
     except Exception as e:
+        if isinstance(e, KeyError) and e.args == ("application",) and _place(e).rpartition(":")[0].endswith("sob.py"):
+            raise LoadError(
+                "--legacy",
+                text,
+                "it defines no `application`",
+                "Make it with twisted.application.service.Application(name).",
+            ) from e
         raise _failed("--legacy", text, e) from e
     service = IService(application, None)
     if service is None:
@@ -286,14 +298,30 @@ def _failed(option: str, text: str, error: Exception) -> LoadError:
     """
     The user's code raised: say where, in one line, instead of a traceback.
     """
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
-    where = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
-    if isinstance(error, SyntaxError) and error.filename:
-        where = f" at {error.filename}:{error.lineno}"
+    where = _place(error)
+    if isinstance(error, EarlyRunError):
+        return LoadError(option, text, f"it called reactor.run(){where}", error.remedy)
+    if isinstance(error, ReactorAlreadyInstalledError):
+        remedy = "Take that out: `--loop` chooses the event loop, and Twisted's API is the same on it."
+        return LoadError(option, text, f"it installed a reactor of its own{where}", remedy)
     return LoadError(
         option, text, f"it raised {type(error).__name__}: {error}{where}", "Mend that, then start again."
     )
+
+
+def _place(error: Exception) -> str:
+    """
+    The last line of the user's own that ran, or else the last one that did.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" at {error.filename}:{error.lineno}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)] or frames
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _kind(found: Any) -> str:

@@ -4,6 +4,7 @@ What --legacy and --modern may name, and how a mistake is told.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,14 @@ def fails():
 class Kleinish:
     def resource(self):
         return Resource()
+
+def runs():
+    from twisted.internet import reactor
+    reactor.run()
+
+def installs():
+    from twisted.internet import selectreactor
+    selectreactor.install()
 
 klein = Kleinish()
 number = 7
@@ -95,6 +104,9 @@ def base(tmp_path: Path) -> Iterator[Path]:
     empty = "from twisted.application.service import Application\napplication = Application('e')\n"
     (tmp_path / "empty.tac").write_text(empty)
     (tmp_path / "none.tac").write_text("x = 1\n")
+    (tmp_path / "key.tac").write_text("application = {}['application']\n")
+    (tmp_path / "runs.tac").write_text(TAC + "from twisted.internet import reactor\nreactor.run()\n")
+    (tmp_path / "runs_of_test.py").write_text("from twisted.internet import reactor\nreactor.run()\n")
     before = list(sys.path)
     yield tmp_path
     sys.path[:] = before
@@ -156,7 +168,8 @@ async def test_settings_reach_who_asks_for_them(base: Path) -> None:
         ("legacy_of_test:fails", "ValueError: no database"),
         ("gone.tac", "there is no file"),
         ("empty.tac", "has no services"),
-        ("none.tac", "raised"),
+        ("none.tac", "defines no `application`"),
+        ("key.tac", "raised KeyError: 'application' at "),
         ("plugin:nonesuch", "no such plugin"),
         ("plugin:web --nonesuch", "nonesuch"),
         ("plugin:web 'x", "quotes"),
@@ -217,3 +230,36 @@ def test_modern_mistakes_are_one_line(base: Path, text: str, says: str) -> None:
 
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [("legacy_of_test:runs", "legacy_of_test.py:"), ("runs_of_test:x", "runs_of_test.py:2"), ("runs.tac", "runs.tac:")],
+)
+@pytest_twisted.ensureDeferred
+async def test_who_runs_the_reactor_is_refused(base: Path, text: str, where: str) -> None:
+    """
+    An application that calls reactor.run() while it is loaded hears where, and what to do. It
+    ran there for ever, with its ports bound and nobody to answer on them.
+    """
+    from twisted.internet import reactor
+
+    running: Any = reactor
+    with pytest.raises(LoadError) as caught, running.loading():
+        load_legacy(text, None, base)
+
+    assert "it called reactor.run()" in str(caught.value)
+    assert where in str(caught.value)
+    assert "__main__" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reactor_of_its_own(base: Path) -> None:
+    """
+    Who installs another reactor hears which line to take out, and not one of Twisted's.
+    """
+    with pytest.raises(LoadError) as caught:
+        load_legacy("legacy_of_test:installs", None, base)
+
+    assert re.search(r"installed a reactor of its own at \S+legacy_of_test\.py:\d+\. Take that out", str(caught.value))
