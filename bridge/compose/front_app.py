@@ -49,19 +49,40 @@ def _legacy_at(route: str) -> About:
     return About(route=route, side=Side.LEGACY.value)
 
 
+class _Numbered(About):
+    """
+    Facts whose request is a number until somebody asks for its id: every request that
+    is answered behind ASGI has facts, and hardly any is ever reported on.
+    """
+
+    __slots__ = ("_boot", "_number")
+    __setattr__ = object.__setattr__
+
+    def __init__(self, boot: str, number: int, route: str, side: str, shadow: bool) -> None:
+        self._boot = boot
+        self._number = number
+        self.route = route
+        self.side = side
+        self.shadow = shadow
+
+    @property
+    def request(self) -> str:  # type: ignore[override]
+        return f"{self._boot}-{self._number}"
+
+
 def working_for(side: Side, app: App) -> App:
     """
     The same application, with its requests named in what is reported about them.
     """
     name = side.value
-    numbers = itertools.count(1)
+    number = itertools.count(1).__next__
     boot = uuid.uuid4().hex[:8]
 
     def named(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         extensions = scope.get("extensions") or _NONE
         decision = extensions.get(DECISION)
         route = "-" if decision is None else decision.route.name
-        facts = About(f"{boot}-{next(numbers)}", route, name, SHADOW in extensions)
+        facts = _Numbered(boot, number(), route, name, SHADOW in extensions)
         set_about(facts)
         # Python 3.11 doesn't tell a task's context; whoever reports on it looks here.
         scope["bgserver.about"] = facts

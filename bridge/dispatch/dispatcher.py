@@ -111,7 +111,7 @@ class Dispatcher:
     async def _observe(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         shadows, clock = self.shadows, self.clock
         received = Received(receive, Tape(shadows.limits.body))
-        seen = shadows.recording(decision, clock())
+        seen = shadows.recording(decision, scope, clock())
         # Applications write into their scope: the shadow gets it as it came.
         pristine = copy_of(scope)
         offered = False

@@ -120,6 +120,7 @@ class _Sent:
             recording.wrote(message.get("body", b""))
             if not message.get("more_body", False):
                 self.over = True
+                recording.ended = self.clock()
                 self.replay.end()
             elif recording.enough or recording.flooded:
                 how = Ending.ENOUGH if recording.enough else Ending.FLOODED
@@ -147,7 +148,7 @@ async def run(
     raised.
     """
     loop = asyncio.get_running_loop()
-    recording, replay = Recording(clock(), capture), Replay(chunks)
+    recording, replay = Recording(clock(), capture, scope["method"] == "HEAD"), Replay(chunks)
     sent = _Sent(recording, replay, clock)
     mark = Mark(route)
     context = contextvars.Context()
@@ -174,6 +175,8 @@ async def run(
 
 async def _call(app: App, scope: Scope, mark: Mark, sent: _Sent) -> None:
     recording = sent.recording
+    # What the loop did before it came to this is not the application's time.
+    recording.began = sent.clock()
     try:
         await app(shadow_scope(scope, mark, recording), sent.replay.receive, sent.send)
         await mark.let_go()

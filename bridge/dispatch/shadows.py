@@ -4,8 +4,9 @@ how many at once.
 
 Refuses: to wait.  What doesn't fit is dropped and counted by its reason.  Refuses
 also to let a shadow touch an answer: it runs after it, in a context of its own,
-within a number of slots and against a deadline; and a route whose shadows run out
-of time again and again is left alone for a while.
+within a number of slots and against a deadline, and begins, as judging does, when no
+client needs the loop; and a route whose shadows run out of time again and again is
+left alone for a while.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import attrs
 
 from bridge.dispatch.asgi import App, Scope
 from bridge.dispatch.circuit import Circuits
+from bridge.dispatch.lull import Lull
 from bridge.dispatch.run import Ran, run
 from bridge.dispatch.trial import Dropped, Request, Trial
 from bridge.parity.observe import CAPTURE, Capture, Observation, Recording
@@ -126,6 +128,7 @@ class ShadowQueue:
     clock: Callable[[], float] = time.monotonic
     shuffled: Callable[[list[Any]], None] = random.shuffle
     circuits: Circuits = attrs.field(factory=Circuits)
+    lull: Lull = attrs.field(init=False)
     busy: int = 0
     held: int = 0
     lingering: int = 0
@@ -134,11 +137,15 @@ class ShadowQueue:
     _closed: bool = False
     _lent: int = 0
 
-    def recording(self, decision: Decision, at: float) -> Recording:
+    @lull.default
+    def _lulls(self) -> Lull:
+        return Lull(lambda: self.clock())
+
+    def recording(self, decision: Decision, scope: Scope, at: float) -> Recording:
         """
         A recorder for an answer that will be offered.
         """
-        return Recording(at, self.capture(decision))
+        return Recording(at, self.capture(decision), scope["method"] == "HEAD")
 
     def capture(self, decision: Decision) -> Capture:
         """
@@ -202,15 +209,19 @@ class ShadowQueue:
 
     def judge_now(self, trial: Trial) -> None:
         """
-        Hand a trial that was run elsewhere to the judge.
+        Hand a trial to the judge.
         """
-        self._tell(self.judge.judge, trial)
+        try:
+            self.judge.judge(trial)
+        except Exception:
+            log.exception("an observation was lost: judging it failed")
+            self._tell(self.judge.dropped, trial.decision, Dropped.UNJUDGED)
 
     def _tell(self, what: Callable[..., None], *args: object) -> None:
         try:
             what(*args)
         except Exception:
-            log.exception("an observation was lost: judging it failed")
+            log.exception("an observation was lost: counting it failed")
 
     def _lend(self) -> None:
         """
@@ -242,9 +253,12 @@ class ShadowQueue:
     async def _shadow(self, job: _Job) -> None:
         left: list[Callable[[float], Coroutine[Any, Any, None]]] = []
         try:
-            self.judge_now(await self._trial(job, left))
+            trial = await self._trial(job, left)
+            await self.lull.wait()
+            self.judge_now(trial)
         except Exception:
             log.exception("shadowing %s failed", job.decision.route.name)
+            self._tell(self.judge.dropped, job.decision, Dropped.UNJUDGED)
         finally:
             self.held -= job.weight
             if left and not self._closed:
@@ -287,9 +301,11 @@ class ShadowQueue:
 
     async def run(self, decision: Decision, app: App, request: Request) -> Ran:
         """
-        Run one request on one application, within these limits.
+        Run one request on one application, within these limits, once the loop has
+        nothing better to do.
         """
         limits = self.limits
+        await self.lull.wait()
         return await run(
             app,
             request.scope,

@@ -30,6 +30,7 @@ class Dropped(enum.Enum):
     UNSEEDED = "unseeded"  # the sandbox is being seeded
     ABSENT = "absent"  # there is nothing to shadow with
     CLOSED = "closed"  # the server stops
+    UNJUDGED = "unjudged"  # it was run, and comparing it failed
 
 
 @attrs.frozen

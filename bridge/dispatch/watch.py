@@ -34,7 +34,7 @@ class Observed:
         self._scope = scope
         self._shadows = shadows
         self._tape = Tape(shadows.limits.body)
-        self._seen = shadows.recording(decision, clock())
+        self._seen = shadows.recording(decision, scope, clock())
         self.effect: Callable[..., None] | None = self._seen.effect
         self._holds: set[object] = set()
         self._answered = False

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -190,7 +191,10 @@ class DocumentComparison:
         if both and self.ids is not None and self.ids.same_number(one, two, path):
             return True
         far = self.rules.tolerance(path)
-        return far > 0 and abs(one - two) <= far
+        try:
+            return far > 0 and abs(one - two) <= far
+        except OverflowError:
+            return False  # an integer that is larger than any float
 
 
 _NOTHING = object()
@@ -223,17 +227,34 @@ def timeless(text: str) -> str:
     return _MOMENT.sub("", text)
 
 
+def moments_replaced(text: str, when: Callable[[datetime], bool]) -> str:
+    """
+    A text in which the times that C{when} is true of are one and the same; others, and
+    what only looks like a time, stand as they did.
+    """
+
+    def same(found: re.Match[str]) -> str:
+        try:
+            moment = _moment(found.group())
+        except (ValueError, TypeError):
+            return found.group()
+        return "\0" if when(moment) else found.group()
+
+    return _MOMENT.sub(same, text)
+
+
+def _moment(text: str) -> datetime:
+    return parsedate_to_datetime(text) if text[:1].isalpha() else datetime.fromisoformat(text)
+
+
 def _near(one: str, two: str, seconds: float) -> bool:
     """
     Whether two times are written the same way, and lie near each other.
     """
     try:
-        if one[:1].isalpha():
-            apart = parsedate_to_datetime(one) - parsedate_to_datetime(two)
-        elif _DIGITS.sub("0", one) == _DIGITS.sub("0", two):
-            apart = datetime.fromisoformat(one) - datetime.fromisoformat(two)
-        else:
+        if not one[:1].isalpha() and _DIGITS.sub("0", one) != _DIGITS.sub("0", two):
             return False
+        apart = _moment(one) - _moment(two)
     except (ValueError, TypeError):
         return False
     return abs(apart.total_seconds()) <= seconds

@@ -21,6 +21,7 @@ from bridge.config import GateConfig
 from bridge.parity import tally as t
 from bridge.parity.sequential import Answer, ShareTest, SplitTest
 from bridge.parity.tally import Tally
+from bridge.parity.verdict import MOST
 from bridge.routing import Effects, Stage
 
 # Pairs whose effects differ until a route is taken back, whatever the test says.
@@ -211,6 +212,23 @@ class Gate:
                 f"modern is slower: in {tally[t.SLOWER]} of {tally.pairs} pairs, faster in {tally[t.FASTER]}",
                 False,
             )
+        stalls = self.split.of_counts(tally[t.STALLED], tally[t.UNSTALLED])
+        if self.split.condemns(stalls) and tally[t.STALLED] - tally[t.UNSTALLED] > c.p1 * tally.pairs:
+            return (
+                f"modern keeps clients waiting: in {tally[t.STALLED]} of {tally.pairs} pairs it takes "
+                f"{MOST * 1000:.0f} milliseconds longer and more",
+                False,
+            )
+        unlike = tally.unlike
+        unseen = sum(unlike.values())
+        if unseen > c.p1 * (tally.pairs + unseen):
+            # As many could all be wrong, and the pairs that there are would look the same.
+            why = "; ".join(f"{count}: {t.UNLIKE[name]}" for name, count in unlike.items())
+            return (
+                f"{unseen} of {tally.pairs + unseen} requests could not be compared ({why}), "
+                "and the others say nothing of them: a person decides, with --force",
+                False,
+            )
         return self._time(tally), False
 
     def _time(self, tally: Tally) -> str:
@@ -236,5 +254,6 @@ def _unasked(requests: int) -> str:
         return ""
     return (
         f": it answered none of {requests}, since all their subjects fell to legacy. If few distinct clients ask, "
-        "raise the weight, choose another canary.subject, or name your proxies in trusted_proxies"
+        "raise the weight, choose another canary.subject (\"request\" draws lots for each request, for a service with "
+        "one caller), or name your proxies in trusted_proxies"
     )

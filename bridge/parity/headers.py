@@ -128,9 +128,10 @@ def _cookies(one: list[str], two: list[str], ids: IdMap | None) -> list[Differen
 
 def _jar(values: list[str]) -> dict[str, dict[str, str]]:
     """
-    Cookies by name; each with its value under the empty key, and its attributes.
+    Cookies by name; each with its value under the empty key, and its attributes. Of
+    several with one name, for several paths as a rule, each is one of its own.
     """
-    made: dict[str, dict[str, str]] = {}
+    found: dict[str, list[dict[str, str]]] = {}
     for value in values:
         first, *attributes = value.split(";")
         name, _, content = first.partition("=")
@@ -142,7 +143,12 @@ def _jar(values: list[str]) -> dict[str, dict[str, str]]:
                 # SameSite and the flags know no case; paths and domains do.
                 setting = setting.strip()
                 cookie[key] = setting.lower() if key in ("samesite", "domain") else setting
-        made[name.strip()] = cookie
+        found.setdefault(name.strip(), []).append(cookie)
+    made: dict[str, dict[str, str]] = {}
+    for name, cookies in found.items():
+        cookies.sort(key=lambda each: (each.get("path", ""), each.get("domain", "")))
+        for place, cookie in enumerate(cookies, 1):
+            made[name if place == 1 else f"{name}, {place}"] = cookie
     return made
 
 

@@ -88,6 +88,8 @@ class Observation:
     @ivar truncated: Whether there were more bytes than the digest covers.
     @ivar latency: Seconds from the request to the head of the answer, which is where
         a handler's own time lies; None where there was no answer.
+    @ivar lasted: Seconds from the request to the last byte of the answer; None where
+        nobody saw it.
     @ivar error: The name of the exception's class, where one ended it.
     """
 
@@ -101,6 +103,7 @@ class Observation:
     latency: float | None
     effects: tuple[Effect, ...] = ()
     error: str = ""
+    lasted: float | None = None
 
     @property
     def whole(self) -> bool:
@@ -189,10 +192,15 @@ class Recording:
     The recorder that there is.
 
     @ivar began: When the request came.
+    @ivar bodiless: Whether the request was a HEAD: what is written to its body, servers
+        leave out, and so nobody gets it.
+    @ivar ended: When the last byte was written; None where nobody says so.
     """
 
     began: float
     capture: Capture = CAPTURE
+    bodiless: bool = False
+    ended: float | None = None
     observation: Observation | None = None
     on_closed: Callable[[], None] | None = None
     _status: int | None = None
@@ -216,6 +224,8 @@ class Recording:
         """
         Digest a part of the body, and keep it while there is room.
         """
+        if self.bodiless:
+            return
         capture = self.capture
         room = capture.limit - self._size
         if room > 0:
@@ -285,4 +295,5 @@ class Recording:
             latency=None if self._status is None else self._at - self.began,
             effects=tuple(self._effects),
             error=error,
+            lasted=None if self.ended is None else self.ended - self.began,
         )

@@ -22,11 +22,20 @@ SAME, NOISE, DIFFERENT = "same", "noise", "different"
 AA, AA_DIFFERENT = "aa", "aa_different"
 AGAINST, IN_FAVOUR = "against", "in_favour"
 SLOWER, FASTER = "slower", "faster"
+STALLED, UNSTALLED = "stalled", "unstalled"
 ANSWERS, ERRORS = "answers", "errors"
 BASE_ANSWERS, BASE_ERRORS = "base_answers", "base_errors"
 IDENTICAL = "identical"
 BY_MODERN = "by_modern"
 EFFECTS_DIFFER = "effects_differ"
+# Why requests went by unseen that are not like the others; what is dropped because too
+# much waits is a sample of all.
+UNLIKE = {
+    "long_body": "their bodies are too long",
+    "unread_body": "their bodies were left unread",
+    "foreign": "only legacy understands them",
+    "unjudged": "comparing their answers failed",
+}
 # Without a stage, and always 0: its row says since when which code runs.
 STARTED = "started"
 # Without a stage: a no holds for this code wherever its route stands.
@@ -53,6 +62,8 @@ def counts_of(judged: Judged, stage: str) -> Counter[str]:
         made[EFFECTS_DIFFER] += 1
     if judged.slower:
         made[SLOWER if judged.slower > 0 else FASTER] += 1
+    if judged.stalled:
+        made[STALLED if judged.stalled > 0 else UNSTALLED] += 1
     if judged.outcome is not None and judged.verdict is not Verdict.DIFFERENT:
         made[f"seen:{judged.outcome}"] += 1
     return Counter({f"{stage}.{name}": count for name, count in made.items()})
@@ -81,6 +92,13 @@ class Tally:
         Pairs with a verdict.
         """
         return self[SAME] + self[NOISE] + self[DIFFERENT]
+
+    @property
+    def unlike(self) -> dict[str, int]:
+        """
+        How many requests went by unseen for what they are, by the reason.
+        """
+        return {why: self[f"dropped:{why}"] for why in UNLIKE if self[f"dropped:{why}"]}
 
     @property
     def rejected(self) -> bool:

@@ -52,6 +52,7 @@ class Judged:
     @ivar outcome: The status of the authoritative answer; None where it had none.
     @ivar slower: 1 where modern took clearly longer than legacy under the same
         conditions, -1 the other way round, else 0.
+    @ivar stalled: The same where they lie so far apart that somebody waits for it.
     @ivar by_modern: Whether the client got modern's answer.
     """
 
@@ -63,11 +64,14 @@ class Judged:
     discord: Discord
     slower: int = 0
     by_modern: bool = False
+    stalled: int = 0
 
 
 # Latencies that differ by less than this many seconds are nobody's concern: one
 # millisecond instead of two is twice as fast, and no client feels it.
 LEAST = 0.005
+# And those that differ by more than this are somebody's, however seldom that is.
+MOST = 0.1
 
 
 def judge(
@@ -98,7 +102,10 @@ def judge(
         pair = attrs.evolve(pair, differences=pair.differences + found, tier=Tier.DIFFERENT if found else pair.tier)
     noisy = frozenset() if itself is None else frozenset(d.place for d in itself.differences)
     places = frozenset(d.place for d in pair.differences)
-    if pair.same:
+    if pair.same and answer.ending is Ending.LEFT and (replicate is None or not one(replicate, other).same):
+        # The client left before it had seen all: what came until then shows nothing.
+        verdict = Verdict.NOISE
+    elif pair.same:
         verdict = Verdict.SAME
     elif places <= noisy:
         verdict = Verdict.NOISE
@@ -110,6 +117,7 @@ def judge(
             discord = Discord.AGAINST
     elif (places <= noisy) != (noisy <= places):
         discord = Discord.IN_FAVOUR if places <= noisy else Discord.AGAINST
+    slower, apart = (0, 0.0) if replicate is None else _slower(other, replicate, answered_by_modern, rules)
     return Judged(
         verdict,
         pair.differences,
@@ -117,8 +125,9 @@ def judge(
         pair.tier,
         answer.status,
         discord,
-        0 if replicate is None else _slower(other, replicate, answered_by_modern, rules),
+        slower,
         answered_by_modern,
+        slower if apart >= MOST else 0,
     )
 
 
@@ -142,24 +151,27 @@ def compare_stored(
     return tuple(compare_effects(lefts, rights, rules, ids))
 
 
-def _slower(other: Observation, replicate: Observation, answered_by_modern: bool, rules: Rules) -> int:
+def _slower(
+    other: Observation, replicate: Observation, answered_by_modern: bool, rules: Rules
+) -> tuple[int, float]:
     """
     Compare the two shadows, which ran under the same conditions and in an order of
-    chance; the answer itself ran under others.
+    chance; the answer itself ran under others.  Also says how many seconds lie between.
     """
     modern, legacy = (replicate, other) if answered_by_modern else (other, replicate)
     one, two = _seconds(legacy), _seconds(modern)
     if one is None or two is None or abs(one - two) < LEAST:
-        return 0
+        return 0, 0.0
     if two > rules.slower * one:
-        return 1
-    return -1 if one > rules.slower * two else 0
+        return 1, two - one
+    return (-1, one - two) if one > rules.slower * two else (0, 0.0)
 
 
 def _seconds(observation: Observation) -> float | None:
-    if observation.ending is Ending.DEADLINE and observation.latency is None:
+    if observation.ending is Ending.DEADLINE:
+        # An answer whose body never ends is no quick one because it began at once.
         return float("inf")
-    return observation.latency
+    return observation.latency if observation.lasted is None else observation.lasted
 
 
 def effects_differ(differences: tuple[Difference, ...]) -> bool:

@@ -148,13 +148,16 @@ class Fate:
         """
         route = self.route
         side = Side.MODERN if route.stage is Stage.LIVE else Side.LEGACY
-        if route.stage is Stage.CANARY:
+        if route.stage is Stage.CANARY and route.selector.kind is SelectorKind.REQUEST:
+            if asks.dice() * 10000 < self.threshold:
+                side = Side.MODERN
+        elif route.stage is Stage.CANARY:
             if self.place >= 0:
                 assert route.pattern is not None
                 subject = route.pattern.value_at(segments, self.place)
             else:
                 subject = asks.subject(route.selector)
-            # Nobody would be a lottery or a herd: without a subject, stay.
+            # Nobody would be a herd: without a subject, stay.
             if subject and canary_place(route.salt, subject) < self.threshold:
                 side = Side.MODERN
         if not self.watched:

@@ -89,15 +89,17 @@ class SelectorKind(enum.Enum):
     COOKIE = "cookie"
     PATH = "path"
     CLIENT = "client"
+    REQUEST = "request"  # to nothing: each request draws its lot
 
 
 @attrs.frozen
 class Selector:
     """
-    What a canary sticks to: a header, a cookie, a path parameter, the client.
+    What a canary sticks to: a header, a cookie, a path parameter, the client; or, where
+    that is said, to nothing.
 
     @ivar name: The header's (lower-case), cookie's or parameter's name; empty for
-        the client's address.
+        the client's address and for single requests.
     """
 
     kind: SelectorKind
@@ -106,7 +108,7 @@ class Selector:
     @classmethod
     def parse(cls, text: str) -> Selector:
         """
-        Read C{client}, C{header:NAME}, C{cookie:NAME} or C{path:NAME}.
+        Read C{client}, C{header:NAME}, C{cookie:NAME}, C{path:NAME} or C{request}.
 
         @raise ValueError: If it is none of them; the message says what was wrong.
         """
@@ -114,10 +116,10 @@ class Selector:
         try:
             kind = SelectorKind(word)
         except ValueError:
-            raise ValueError(f"{text!r} is none of client, header:NAME, cookie:NAME, path:NAME") from None
-        if kind is SelectorKind.CLIENT:
+            raise ValueError(f"{text!r} is none of client, header:NAME, cookie:NAME, path:NAME, request") from None
+        if kind in (SelectorKind.CLIENT, SelectorKind.REQUEST):
             if colon:
-                raise ValueError(f"{text!r}: client takes no name")
+                raise ValueError(f"{text!r}: {word} takes no name")
         elif not name:
             raise ValueError(f"{text!r} names no {word}")
         if kind is SelectorKind.HEADER:

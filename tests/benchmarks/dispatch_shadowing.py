@@ -5,8 +5,9 @@ What the dispatcher costs where nothing is shadowed, and what clients feel of a 
 
 Part one calls a FastAPI application with and without the dispatcher in front, in
 process.  Part two serves it with uvicorn in a child process, and sends requests at
-30 % of what it can take, on a schedule that doesn't wait for answers: each latency
-counts from when the request was due.  Rounds are interleaved; the best round of part one, medians of part two.
+30 % of what it can take, on a schedule that doesn't wait for answers, evenly and by
+chance: each latency counts from when the request was due.  Rounds are interleaved;
+the best round of part one, medians of part two.  It wants two processors.
 The promises: 3 % for part one; p50 and p99 within 5 % or one shadow's service time.
 """
 
@@ -18,7 +19,8 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -30,6 +32,7 @@ from bridge.dispatch.examiner import Examiner
 from bridge.dispatch.ledger import Ledger
 from bridge.parity import Gate, Redactor
 from bridge.routing import Cell, Route, RouteTable, Side, Stage
+from tests.benchmarks.open_loop import OpenLoop, apart, by_chance, quantile, steady
 
 ROUTE = "GET /items/{item_id}"
 ROUNDS = 5
@@ -57,13 +60,19 @@ class Seat:
         pass
 
 
+def examiner(route: str) -> Examiner:
+    """
+    A judge that leaves nothing out.
+    """
+    return Examiner({route: Book(route, "i")}, Ledger(), Gate(GateConfig()), Redactor(b"k" * 16), Seat(), time.time)
+
+
 def house(stage: Stage) -> Dispatcher:
     """
     The same application on both sides, judged in full.
     """
-    examiner = Examiner({ROUTE: Book(ROUTE, "i")}, Ledger(), Gate(GateConfig()), Redactor(b"k" * 16), Seat(), time.time)
     sides = {Side.LEGACY: application(), Side.MODERN: application()}
-    return Dispatcher(Cell(RouteTable.build([Route(ROUTE, stage)])), sides, ShadowQueue(sides, examiner))
+    return Dispatcher(Cell(RouteTable.build([Route(ROUTE, stage)])), sides, ShadowQueue(sides, examiner(ROUTE)))
 
 
 def scope() -> dict[str, Any]:
@@ -144,6 +153,15 @@ def serve(stage: str) -> None:
     asyncio.run(run())
 
 
+class Served(Protocol):
+    """
+    A server that somebody started.
+    """
+
+    process: subprocess.Popen[str]
+    port: int
+
+
 class Child:
     """
     A server in a process of its own.
@@ -168,89 +186,44 @@ class Child:
 REQUEST = b"GET /items/7 HTTP/1.1\r\nhost: example.org\r\n\r\n"
 
 
-async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def compared(children: Mapping[str, Served], request: bytes, seconds: float, service: float) -> None:
     """
-    One request on a connection that stays.
+    What clients feel of shadows: the latencies of the child that has none, and of the one that shadows all.
+
+    @param service: Seconds of one shadow.
     """
-    writer.write(REQUEST)
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-    await reader.readexactly(length)
+    plain, *others = children
+    loops = {name: OpenLoop(child.port, request) for name, child in children.items()}
+    for child in children.values():
+        apart(child.process.pid)
+    rate = loops[plain].most(3.0) * 0.3
+    print(f"30 % of capacity are {rate:.0f} requests a second")
+    for loop in loops.values():
+        loop.run(steady(rate, 1.0))
+    for kind in ("steady", "by chance"):
+        found: dict[str, list[list[float]]] = {name: [] for name in loops}
+        for seed in range(ROUNDS):
+            for name, loop in loops.items():
+                due = steady(rate, seconds) if kind == "steady" else by_chance(rate, seconds, seed)
+                found[name].append(loop.run(due))
+        for share in (0.5, 0.99):
+            least = statistics.median(quantile(each, share) for each in found[plain])
+            for name in others:
+                most = statistics.median(quantile(each, share) for each in found[name])
+                print(
+                    f"{kind:9} p{share * 100:.0f}  {least * 1e6:6.0f} µs, {name} {most * 1e6:6.0f} µs: "
+                    f"{most / least - 1:+.1%}, {(most - least) / service:+.2f} of a shadow ({service * 1e6:.0f} µs)"
+                )
 
 
-async def capacity(port: int, seconds: float = 2.0) -> float:
-    """
-    Requests in a second with as many connections as keep it busy.
-    """
-    done = 0
-    until = time.perf_counter() + seconds
-
-    async def client() -> None:
-        nonlocal done
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while time.perf_counter() < until:
-            await ask(reader, writer)
-            done += 1
-        writer.close()
-
-    await asyncio.gather(*(client() for _ in range(16)))
-    return done / seconds
-
-
-async def paced(port: int, rate: float, seconds: float) -> list[float]:
-    """
-    Latencies from when each request was due.
-    """
-    idle: asyncio.Queue[Any] = asyncio.Queue()
-    for _ in range(32):
-        idle.put_nowait(await asyncio.open_connection("127.0.0.1", port))
-    latencies: list[float] = []
-
-    async def one(due: float) -> None:
-        connection = await idle.get()
-        await ask(*connection)
-        latencies.append(time.perf_counter() - due)
-        idle.put_nowait(connection)
-
-    began = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for n in range(int(rate * seconds)):
-            due = began + n / rate
-            wait = due - time.perf_counter()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            group.create_task(one(due))
-    while not idle.empty():
-        idle.get_nowait()[1].close()
-    return sorted(latencies)
-
-
-async def on_the_wire(seconds: float) -> None:
+def on_the_wire(seconds: float) -> None:
     """
     Part two.
     """
+    service = asyncio.run(seconds_each(application()))
     children = {stage: Child(stage) for stage in ("legacy", "shadow")}
     try:
-        most = await capacity(children["legacy"].port)
-        rate = most * 0.3
-        print(f"capacity {most:.0f}/s, paced at {rate:.0f}/s")
-        found: dict[str, list[tuple[float, float]]] = {stage: [] for stage in children}
-        for child in children.values():
-            await paced(child.port, rate, 1.0)
-        for _ in range(ROUNDS):
-            for stage, child in children.items():
-                taken = await paced(child.port, rate, seconds)
-                found[stage].append((taken[len(taken) // 2], taken[int(len(taken) * 0.99)]))
-        service = await seconds_each(application())
-        for place, name in enumerate(("p50", "p99")):
-            plain, shadowed = (
-                statistics.median(each[place] for each in found[stage]) for stage in ("legacy", "shadow")
-            )
-            print(
-                f"{name}  {plain * 1e6:7.0f} µs  with shadows {shadowed * 1e6:7.0f} µs  "
-                f"{shadowed / plain - 1:+.1%}, {(shadowed - plain) / service:+.2f} of a shadow's service time "
-                f"({service * 1e6:.0f} µs)"
-            )
+        compared(children, REQUEST, seconds, service)
     finally:
         for child in children.values():
             child.close()
@@ -264,7 +237,7 @@ def main() -> None:
         serve(sys.argv[2])
         return
     asyncio.run(in_process())
-    asyncio.run(on_the_wire(float(sys.argv[1]) if sys.argv[1:] else 3.0))
+    on_the_wire(float(sys.argv[1]) if sys.argv[1:] else 3.0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Measures what a legacy route costs when somebody begins to watch it.
 `python -m tests.benchmarks.web_shadowing` prints one table: CPU microseconds a request for one Site with its route at
 `legacy`, at `shadow` with every request dropped before it runs (what the answering itself pays), and at `shadow` with
 all shadows run, on the hot road and behind ASGI. Medians of interleaved rounds of the same requests, paced by the
-answers on a few connections; it wants nothing but this checkout.
+answers on a few connections; it wants nothing but this checkout. With `--paced SECONDS` it goes on with what clients
+feel of all shadows under open-loop load at 30 % of capacity, with rounds that long, on two processors.
 """
 
 from __future__ import annotations
@@ -37,22 +38,13 @@ def serve(variant: str) -> None:
     from bridge.routing import Cell, Route, RouteTable, Side, Stage
     from bridge.web.listen import Front
     from bridge.web.resource_app import ResourceApp
+    from tests.benchmarks.dispatch_shadowing import examiner
 
     class Hello(Resource):
         isLeaf = True
 
         def render_GET(self, request: Any) -> bytes:
             return b"Hello, world!"
-
-    class Judge:
-        def judge(self, trial: Any) -> None: ...
-
-        def doubts(self, trial: Any) -> bool:
-            return False
-
-        def dropped(self, decision: Any, why: Any) -> None: ...
-
-        def answered(self, decision: Any, status: int, seconds: float) -> None: ...
 
     async def modern(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -66,9 +58,8 @@ def serve(variant: str) -> None:
     sides = {Side.LEGACY: ResourceApp(site, reactor), Side.MODERN: modern}
     stage = Stage.LEGACY if variant == "legacy" else Stage.SHADOW
     limits = Limits(waiting=0) if variant.startswith("watched") else Limits()
-    dispatcher = Dispatcher(
-        Cell(RouteTable.build([Route("GET /hello", stage)])), sides, ShadowQueue(sides, Judge(), limits)
-    )
+    queue = ShadowQueue(sides, examiner("GET /hello"), limits)
+    dispatcher = Dispatcher(Cell(RouteTable.build([Route("GET /hello", stage)])), sides, queue)
     front = Front(reactor)
     hot = None if variant.endswith("asgi") else site
     [listener] = front.bind("tcp:0:interface=127.0.0.1", hot, dispatcher.table.value.decide, dispatcher.watch)
@@ -140,6 +131,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--serve", choices=VARIANTS)
+    parser.add_argument("--paced", type=float, default=0.0)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve)
@@ -152,13 +144,33 @@ def main() -> None:
         for _ in range(options.rounds):
             for variant, server in servers.items():
                 found[variant].append(measure(server, options.requests))
+        report(found)
+        if options.paced:
+            # Each request has two shadows, legacy's and modern's.
+            shadow = statistics.median(found["shadow"]) - statistics.median(found["watched"])
+            feel({"legacy": servers["legacy"], "shadow": servers["shadow"]}, options.paced, shadow / 2e6)
     finally:
         for server in servers.values():
             server.stop()
+
+
+def report(found: dict[str, list[float]]) -> None:
+    """
+    The table.
+    """
     base = statistics.median(found["legacy"])
     for variant, rounds in found.items():
         each = statistics.median(rounds)
         print(f"{variant:13} {each:7.1f} µs  {each - base:+7.1f} µs")
+
+
+def feel(servers: dict[str, Server], seconds: float, service: float) -> None:
+    """
+    What clients feel.
+    """
+    from tests.benchmarks.dispatch_shadowing import compared
+
+    compared(servers, REQUEST, seconds, service)
 
 
 if __name__ == "__main__":

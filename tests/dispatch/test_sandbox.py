@@ -530,8 +530,8 @@ def test_writes_across_a_snapshot_spoil_it(town, play):
     async def story():
         t = await town()
         decision = t.house.dispatcher.table.value.decide(b"POST", b"/register", None)
-        seen = t.house.shadows.recording(decision, -1.0)
         scope = {"path": "/register", "method": "POST", "headers": []}
+        seen = t.house.shadows.recording(decision, scope, -1.0)
 
         t.house.shadows.offer(decision, scope, [b"{}"], seen)
         await t.settled()

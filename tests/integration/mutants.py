@@ -1,6 +1,6 @@
 """
 A hundred faults for the example's modern application: ten classes of ten, each in one route, some of which show only
-now and then.
+now and then; and four in the rows of the table that it exports.
 
 A fault of the answer changes what the real handler has answered. A fault of the work changes the application itself:
 the task is left out, or submitted twice.
@@ -218,6 +218,35 @@ def twice(name: str) -> Callable[[Services], Any]:
     return work
 
 
+def rewritten(change: Callable[[list[str]], list[str]]) -> Callable[[Services], Any]:
+    """
+    An export whose rows are others than the table's; of either form, in their own text.
+    """
+
+    @contextmanager
+    def work(services: Services) -> Iterator[None]:
+        before = services.kinds
+        real = before["export.data"]
+
+        async def export(context: Any, params: Any) -> Any:
+            result = await real.function(context, params)
+            path = services.files.path(f"exports/{params.export_id}.{params.format}")
+            text = path.read_bytes().decode()
+            if params.format == "csv":
+                head, *rows = text.removesuffix("\r\n").split("\r\n")
+                text = "\r\n".join([head, *change(rows), ""])
+            else:
+                text = "[{" + "},{".join(change(text[2:-3].split("},{"))) + "}]\n"
+            path.write_bytes(text.encode())
+            return result
+
+        services.kinds = {**before, "export.data": replace(real, function=export)}
+        yield
+        services.kinds = before
+
+    return work
+
+
 def _named(kind: str, given: Sequence[tuple[str, Any]], **more: Any) -> list[Mutant]:
     made = []
     for number, (route, fault) in enumerate(given):
@@ -228,7 +257,7 @@ def _named(kind: str, given: Sequence[tuple[str, Any]], **more: Any) -> list[Mut
 
 def mutants() -> list[Mutant]:
     """
-    All hundred.
+    All of them.
     """
     changed: list[tuple[str, Fault]] = [
         (HELLO, text(b"world", b"World")), (TASK, setting("status", to="DONE")),
@@ -280,6 +309,11 @@ def mutants() -> list[Mutant]:
         (REGISTER, twice("admin.notify")), (PROCESS, twice("data.process")), (UNSTABLE, twice("api.unstable")),
         (NEW_EXPORT, twice("export.data")),
     ]  # fmt: skip
+    tables: list[tuple[str, Any]] = [
+        (NEW_EXPORT, rewritten(lambda rows: rows[:-1])), (NEW_EXPORT, rewritten(lambda rows: [*rows, rows[-1]])),
+        (NEW_EXPORT, rewritten(lambda rows: [rows[0].replace("log.write", "log.wrote"), *rows[1:]])),
+        (NEW_EXPORT, rewritten(lambda rows: [*rows[:-2], rows[-1], rows[-2]])),
+    ]  # fmt: skip
     slow = [
         Mutant(f"slow {number}: {route}", route, slower=times)
         for number, (route, times) in enumerate(
@@ -304,7 +338,7 @@ def mutants() -> list[Mutant]:
     return [
         *_named("changed", changed), *_named("null", null), *_named("number", numbers), *_named("status", statuses),
         *_named("header", headers), *_named("order", orders), *_named("lost effect", lost),
-        *_named("doubled effect", doubled), *slow, *rare,
+        *_named("doubled effect", doubled), *slow, *rare, *_named("table effect", tables),
     ]  # fmt: skip
 
 
@@ -345,5 +379,5 @@ ASKS: Mapping[str, Ask] = {
     COMPUTE: lambda n, known: ("POST", "/compute", _json({"n": n})),
     UNSTABLE: lambda n, known: ("POST", "/unstable", _json({"failures": 0})),
     CANCEL: lambda n, known: ("DELETE", f"/task/{_waiting(n, known)}", None),
-    NEW_EXPORT: lambda n, known: ("POST", "/export?format=json", None),
+    NEW_EXPORT: lambda n, known: ("POST", f"/export?format={('json', 'csv')[n % 2]}", None),
 }  # fmt: skip

@@ -265,13 +265,13 @@ def sampled(all_of_them: list[Mutant]) -> list[Mutant]:
     """
     For the short form: of each class that shows at once some.
     """
-    return [each for n, each in enumerate(all_of_them[:80]) if n % 5 == 0]
+    return [each for n, each in enumerate(all_of_them[:80]) if n % 5 == 0] + all_of_them[-2:]
 
 
 def test_the_gate_stops_mutants(tmp_path: Path) -> None:
     """
-    Of a hundred faults, big and small, always and rare, at least 95 are stopped with the gate's real figures: rejected,
-    taken back, or held for being slow. The short form has sixteen, of which all are.
+    Of a hundred faults and four, big and small, always and rare, at least 99 are stopped with the gate's real figures:
+    rejected, taken back, or held for being slow. The short form has eighteen, of which all are.
 
     That it can fail is shown by the next test: without a fault the same journey ends in live.
     """
@@ -288,7 +288,7 @@ def test_the_gate_stops_mutants(tmp_path: Path) -> None:
 
     mill(tmp_path, story)
 
-    assert (100 if LONG else 16) == len(made)
+    assert (104 if LONG else 18) == len(made)
     print(f"{len(made) - len(passed)} of {len(made)} stopped; requests by class: {dict(took)}; passed: {passed}")
     assert len(passed) <= (5 if LONG else 0), passed
 

@@ -205,6 +205,15 @@ def test_tolerance():
     assert 1 == len(kinds(seen(headers=[(b"age", b"1")]), seen(headers=[(b"age", b"x")]), rules))
 
 
+def test_numbers_that_no_float_holds():
+    """
+    A tolerance says nothing of an integer that is larger than any float; it differs, and nothing is raised.
+    """
+    rules = Rules(tolerate={"$.a": 1.0})
+
+    assert [(Kind.VALUE, "$.a")] == kinds(raw('{"a":1.5}'), raw('{"a":' + "9" * 400 + "}"), rules)
+
+
 def test_endings():
     """
     A handler that raised isn't one that answered; a client that left is nobody's fault.

@@ -70,6 +70,21 @@ def test_latency_is_compared_between_shadows():
     assert 0 == judge(fast, seen(latency=0.004), seen(latency=0.001), False).slower
     hung = attrs.evolve(seen(how=Ending.DEADLINE), latency=None, status=None)
     assert 1 == judge(fast, hung, fast, False).slower
+    assert 1 == judge(fast, seen(how=Ending.DEADLINE), fast, False).slower
+    dripping = attrs.evolve(fast, lasted=0.3)
+    assert (1, 1) == (judge(fast, dripping, fast, False).slower, judge(fast, dripping, fast, False).stalled)
+
+
+def test_who_left_early_has_seen_nothing_that_counts():
+    """
+    Where the client left, a pair is as good as its replicate; without one it is no pair.
+    """
+    left, whole, other = seen(b"ab", how=Ending.LEFT), seen(b"abc"), seen(b"abd")
+
+    assert Verdict.SAME is judge(left, whole, whole, False).verdict
+    assert Verdict.NOISE is judge(left, other, whole, False).verdict
+    assert Verdict.NOISE is judge(left, whole, None, False).verdict
+    assert Verdict.DIFFERENT is judge(left, seen(b"abc", status=201), whole, False).verdict
 
 
 def test_noise_is_proposed_and_not_learned():

@@ -42,6 +42,14 @@ GOOD = {"same": 326, "aa": 326, "by_modern": 20}
             {**GOOD, "seen:200": 20, "seen:404": 20, "slower": 67, "faster": 1},
             "modern is slower: in 67 of 326 pairs, faster in 1",
         ),
+        (
+            {**GOOD, "seen:200": 20, "seen:404": 20, "stalled": 9, "unstalled": 0},
+            "modern keeps clients waiting: in 9 of 326 pairs it takes 100 milliseconds longer and more",
+        ),
+        (
+            {**GOOD, "seen:200": 20, "seen:404": 20, "dropped:long_body": 2, "dropped:foreign": 3, "dropped:full": 99},
+            "5 of 331 requests could not be compared (2: their bodies are too long; 3: only legacy understands them)",
+        ),
     ],
 )
 def test_what_is_lacking(counts, why):
@@ -57,10 +65,12 @@ def test_what_is_lacking(counts, why):
 
 def test_a_slow_pair_now_and_then_holds_nothing():
     """
-    A fifth of the pairs must be slower, and not as many faster: a busy loop makes some.
+    A fifth of the pairs must be slower, and not as many faster: a busy loop makes some. So it is with a hundredth
+    that is much slower, and with a hundredth that can't be compared.
     """
-    for slower, faster in [(65, 0), (100, 40)]:
-        counts = {**GOOD, "slower": slower, "faster": faster}
+    for found in [(65, 0, 0, 0, 0), (100, 40, 0, 0, 0), (0, 0, 3, 0, 0), (0, 0, 40, 30, 0), (0, 0, 0, 0, 3)]:
+        names = ("slower", "faster", "stalled", "unstalled", "dropped:long_body")
+        counts = {**GOOD, **dict(zip(names, found, strict=True))}
         assert Gate(NOW).rule(Stage.SHADOW, tally(**counts), auto=True).passing
 
 
@@ -235,6 +245,10 @@ def test_counts():
     slow = judge(seen(), seen(latency=0.1), seen(), False)
     assert 1 == counts_of(slow, "shadow")["shadow.slower"]
     assert 1 == counts_of(judge(seen(), seen(), seen(latency=0.1), False), "shadow")["shadow.faster"]
+    assert 0 == counts_of(slow, "shadow")["shadow.stalled"]
+    stalled = judge(seen(), seen(latency=0.2), seen(), False)
+    assert 1 == counts_of(stalled, "shadow")["shadow.stalled"]
+    assert 1 == counts_of(judge(seen(), seen(), seen(latency=0.2), False), "shadow")["shadow.unstalled"]
     silent = attrs.evolve(seen(), status=None)
     assert not any("seen" in name for name in counts_of(judge(silent, silent, None, False), "shadow"))
 

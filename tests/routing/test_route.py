@@ -4,6 +4,7 @@ One route: canaries that stick, samples, and what is refused when it is made.
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +76,21 @@ def test_a_request_without_a_subject_stays_with_legacy() -> None:
     route = Route("GET /x", stage=Stage.CANARY, weight=100, selector=Selector(SelectorKind.HEADER, "x-client"))
 
     assert decide(route, Asked(b""))[0] is Side.LEGACY
+
+
+def test_a_canary_by_requests_draws_lots() -> None:
+    """
+    Where one caller asks for all, a share of its requests goes to modern; nobody is asked who it is.
+    """
+    route = Route("GET /x", stage=Stage.CANARY, weight=5, selector=Selector.parse("request"))
+    lots = [Asked(b"one caller", dice=n / 1000) for n in range(1000)]
+
+    assert 50 == sum(decide(route, asked)[0] is Side.MODERN for asked in lots)
+    assert {("dice",)} == {tuple(asked.questions) for asked in lots}
+    assert Side.LEGACY is decide(attrs.evolve(route, weight=0), Asked(dice=0.0))[0]
+    assert Side.MODERN is decide(attrs.evolve(route, weight=100), Asked(dice=0.9999))[0]
+    with pytest.raises(ValueError, match="request takes no name"):
+        Selector.parse("request:x")
 
 
 @pytest.mark.parametrize(("side", "weight"), [(Side.LEGACY, 0), (Side.MODERN, 100)])

@@ -2,7 +2,7 @@
 Owns the copy of a folder: a tree of files, or an outbox whose files are mails.
 
 Refuses: to follow links out of the folder, and to read a large file to say what
-changed in it: its size and digest say so.
+changed in it: its size and digest say so, and of a table its columns.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from fnmatch import translate
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import attrs
 
 from bridge.dispatch.sandbox.copies import Copy
+from bridge.dispatch.sandbox.tables import LONGEST, table_of
 from bridge.parity.observe import Effect
 
 _READ = 64 * 1024
@@ -42,6 +44,7 @@ class FolderCopy:
     apart: tuple[str, ...] = ()
     cheap: bool = attrs.field(default=False, init=False)
     _seen: dict[str, _Stamp] = attrs.field(factory=dict)
+    _since: float = 0.0
     _apart: re.Pattern[str] | None = attrs.field(init=False)
 
     @_apart.default
@@ -53,6 +56,7 @@ class FolderCopy:
         Copy the tree.
         """
         source = like.copy if isinstance(like, FolderCopy) else self.original
+        self._since = time.time()
         self.copy.mkdir(parents=True, exist_ok=True)
         for name, _ in self._files(self.copy):
             (self.copy / name).unlink(missing_ok=True)
@@ -81,7 +85,8 @@ class FolderCopy:
                 continue
             if before is None or after[0] <= before[0] or before[2] != after[2]:
                 op = "insert" if before is None else "update"
-                found.append(Effect(self.kind, key, {"op": op, **self._content(name, 0, after[0])}))
+                content = self._table(name, after[0]) or self._content(name, 0, after[0])
+                found.append(Effect(self.kind, key, {"op": op, **content}))
                 continue
             # A log: each line belongs to whoever wrote it.
             content = self._content(name, before[0], after[0])
@@ -91,6 +96,18 @@ class FolderCopy:
                 found.append(Effect(self.kind, key, {"op": "update", **content}))
         self._seen = now
         return found
+
+    def _table(self, name: str, size: int) -> dict[str, Any] | None:
+        """
+        What a file comes to that is a table; None if it is none.
+        """
+        if not name.endswith((".csv", ".json")) or size > LONGEST:
+            return None
+        try:
+            text = (self.copy / name).read_bytes()[:size].decode("utf-8")
+        except (FileNotFoundError, UnicodeDecodeError):
+            return None
+        return table_of(name, text, self._since)
 
     def _content(self, name: str, start: int, end: int) -> dict[str, Any]:
         """
