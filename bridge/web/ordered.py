@@ -163,23 +163,31 @@ class OrderedProtocol(HttpToolsProtocol):
         self.pipeline.appendleft((cycle, self.app))
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self.current = cycle
         if isinstance(cycle, LegacyCycle):
+            self.current = cycle
             self.start_legacy(cycle)
         else:
-            super()._start_asgi_task(cycle, app)
+            self.start_asgi(cycle, app)
+
+    def start_asgi(self, cycle: Any, app: Any) -> None:
+        """
+        It is this request's turn, and the application answers it.
+        """
+        self.current = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """
-        uvicorn's road is done with the current request.
+        The ASGI road is done with the current request.
         """
-        self.server_state.total_requests += 1
-        if not self.transport.is_closing():
-            self.proceed()
+        if self.transport.is_closing():
+            self.server_state.total_requests += 1
+        else:
+            self.completed()
 
     def completed(self) -> None:
         """
-        The other road is done with the current request, and the connection goes on.
+        The current request is answered, and the connection goes on.
         """
         self.server_state.total_requests += 1
         if self.pipeline or self.held or self.flow.write_paused:

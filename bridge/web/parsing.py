@@ -73,7 +73,6 @@ class ParsingProtocol(OrderedProtocol):
         # uvicorn makes a scope here; one is made only where somebody will look at it.
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name, value))

@@ -21,24 +21,22 @@ from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
-from twisted.web.http_headers import _nameEncoder
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from bridge.parity.observe import Ending, Watch
 from bridge.routing import Decision, Side
+from bridge.web.asgi_road import AsgiRoadProtocol
 from bridge.web.asks import HeaderAsks
 from bridge.web.channel import Channel, channel_class
 from bridge.web.cycle import LegacyCycle, Refusal, uvicorn_known
 from bridge.web.front import Road, road_of
 from bridge.web.going_away import say_goodbye
-from bridge.web.parsing import ParsingProtocol
 from bridge.web.stock import StockChannel
 from bridge.web.transport import LoopTransport, loop_transport
-from bridge.web.watching import ADDED_HEADERS, DECISION, begin_watched, scope_of
+from bridge.web.watching import begin_watched, scope_of
 
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 
 
@@ -63,7 +61,7 @@ class _LoopChannel(Channel):
         self.home.loop.call_soon(self._flush)
 
 
-class SiteProtocol(HeaderAsks, ParsingProtocol):
+class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
     """
     uvicorn's C{http=} class for a server that has a Site.
 
@@ -95,9 +93,6 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         self._face: LoopTransport | None = None
         self._stock: StockChannel | None = None
         self._on_hot_road = False
-        self._adds: Any = None
-        self._added: frozenset[bytes] = frozenset()
-        self.decision: Decision | None = None
 
     # the transport's side
 
@@ -116,7 +111,8 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         if self._stock is not None:
             self._guard(self._stock.dataReceived, data)
             return
-        if self.busy() and self._taken(data):
+        current = self.current
+        if current is not None and not current.response_complete and self._taken(data):
             return
         self.heard(len(data))
         if self.held is not None:
@@ -256,16 +252,11 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
             # Trailers come the same way, and are nobody's headers.
             self.headers = []
         else:
-            self._cross()
-            # uvicorn looks once more for an Upgrade.
-            self.headers = self.headers[:]
+            self.cross(method)
 
     def _hot(self, road: Road, method: bytes) -> bool:
-        if self.limit_concurrency is not None and (
-            len(self.connections) >= self.limit_concurrency
-            or len(self.tasks) >= self.limit_concurrency
-        ):
-            # uvicorn's road ends in its 503.
+        if self.limit_concurrency is not None and self.over_limit():
+            # The other road ends in uvicorn's 503.
             self.decision = None
             return False
         if road.decide is None:
@@ -281,7 +272,7 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         # Nobody can answer a websocket twice.
         if road.watch is None or self.parser.should_upgrade():
             return None
-        return road.watch(decision, scope_of(self, self._adds_itself()))
+        return road.watch(decision, scope_of(self))
 
     def permits(self, method: bytes, uri: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
         """
@@ -297,41 +288,6 @@ class SiteProtocol(HeaderAsks, ParsingProtocol):
         if decision.watched and road.watch is not None:
             road.watch(decision, None)
         return True
-
-    def _cross(self) -> None:
-        """
-        Take uvicorn's own road to the ASGI application.
-        """
-        url = self.url
-        lower = [(name.lower(), value) for name, value in self.headers]
-        HttpToolsProtocol.on_message_begin(self)
-        self.url = url
-        # The scope has this list already.
-        self.headers += lower
-        framings = 0
-        for name, value in lower:
-            if name in _FRAMING:
-                if name == b"expect":
-                    self.expect_100_continue = value.lower() == b"100-continue"
-                else:
-                    framings += 1
-        if framings > 1 or self.parser.get_http_version() not in _VERSIONS:
-            # uvicorn would believe one of the lengths, and somebody else the other.
-            raise ValueError("Twisted refuses this too")
-        scope: Any = self.scope
-        scope["extensions"] = {ADDED_HEADERS: self._adds_itself()}
-        if self.decision is not None:
-            scope["extensions"][DECISION] = self.decision
-        super().on_headers_complete()
-
-    def _adds_itself(self) -> frozenset[bytes]:
-        """
-        The headers that uvicorn adds to every answer of its own.
-        """
-        adds = self.server_state.default_headers
-        if adds is not self._adds:
-            self._adds, self._added = adds, frozenset(_nameEncoder.encode(name) for name, _ in adds)
-        return self._added
 
     def on_body(self, body: bytes) -> None:
         if not self.completions:

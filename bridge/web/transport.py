@@ -84,8 +84,8 @@ class LoopTransport:
             self._transport.write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        if not (self.disconnected or self.disconnecting or self._transport.is_closing()):
-            self._transport.writelines(list(iovec))
+        # Not writelines(): before 3.13.2 and 3.12.9 asyncio's tells nobody that the peer reads too slowly.
+        self.write(b"".join(iovec))
 
     def loseConnection(self, reason: object = None) -> None:
         self.disconnecting = True

@@ -9,45 +9,27 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from typing import Any
-from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bridge.parity.observe import Ending, Headers, Watch
+from bridge.web.asgi_road import AsgiRoadProtocol
 from bridge.web.channel import Channel
 from bridge.web.cycle import LegacyCycle
-from bridge.web.virtual import ADDED_HEADERS as ADDED_HEADERS
-
-# Under this name an ASGI application finds what the route table decided, so that nobody asks it again.
-DECISION = "bgserver.decision"
 
 
-def scope_of(connection: Any, added: frozenset[bytes]) -> MutableMapping[str, Any] | None:
+def scope_of(connection: AsgiRoadProtocol) -> MutableMapping[str, Any] | None:
     """
-    The scope that uvicorn would have made of the request whose head is complete.
+    The scope that the request whose head is complete would have, had it taken the other road.
 
-    @param connection: uvicorn's protocol, with the head in C{url} and C{headers}.
-    @param added: What it adds to answers by itself.
     @return: None if ASGI has no words for it.
     """
-    url, headers = connection.url, connection.headers
+    parser = connection.parser
+    headers = [(name.lower(), value) for name, value in connection.headers]
     try:
-        parsed = httptools.parse_url(url)
-        path = parsed.path.decode("ascii")
-    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError):
+        scope: MutableMapping[str, Any] = connection.scope_of(parser.get_method(), parser.get_http_version(), headers)
+    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
         return None
-    HttpToolsProtocol.on_message_begin(connection)
-    connection.url, connection.headers = url, headers
-    root = connection.root_path
-    scope: MutableMapping[str, Any] = connection.scope
-    scope["method"] = connection.parser.get_method().decode("ascii")
-    scope["http_version"] = connection.parser.get_http_version()
-    scope["path"] = root + (unquote(path) if "%" in path else path)
-    scope["raw_path"] = root.encode("ascii") + parsed.path
-    scope["query_string"] = parsed.query or b""
-    scope["headers"] = [(name.lower(), value) for name, value in headers]
-    scope["extensions"] = {ADDED_HEADERS: added, DECISION: connection.decision}
     if connection.proxies is not None:
         connection.proxies.believe(scope)
     return scope

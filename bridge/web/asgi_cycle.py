@@ -1,0 +1,369 @@
+"""
+Owns one request of the ASGI road: the C{receive} and C{send} that its application gets,
+and how its answer is framed.
+
+It stands where uvicorn's own cycle stands, and its answers are the same to the byte. What
+it does differently: a head goes out together with the first of its body where that follows
+at once, which is one packet instead of two; what is asked of each header is remembered; and
+a request that nobody waits for has no event.
+
+Refuses: to parse, to make scopes, and to know of connections; whoever makes it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+
+App = Callable[..., Any]
+Headers = Iterable[tuple[bytes, bytes]]
+
+# Above this, joining costs more than a second write.
+_JOIN = 16384
+# Field names that are remembered; applications use a few dozen.
+_NAMES = 1024
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_INTERNAL = b"Internal Server Error"
+_INTERNAL_HEADERS = (
+    (b"content-type", b"text/plain; charset=utf-8"),
+    (b"content-length", b"%d" % len(_INTERNAL)),
+    (b"connection", b"close"),
+)
+
+
+# The fields that say how their answer is framed.
+_LENGTH, _CODING, _CONNECTION = b"content-length", b"transfer-encoding", b"connection"
+
+
+@functools.lru_cache(_NAMES)
+def _field(name: bytes) -> tuple[bytes, bytes | None]:
+    """
+    A field name as it is written, with its colon, and what it is to the framing.
+    """
+    if HEADER_RE.search(name):
+        raise RuntimeError("Invalid HTTP header name.")
+    lower = name.lower()
+    return lower + b": ", lower if lower in (_LENGTH, _CODING, _CONNECTION) else None
+
+
+@attrs.frozen
+class Preface:
+    """
+    What every answer of a server begins with, made ready once.
+
+    @ivar names: The names, in lower case.
+    @ivar lines: The headers that say nothing about the framing, as they are written.
+    @ivar framing: The others.
+    """
+
+    names: frozenset[bytes]
+    lines: bytes
+    framing: tuple[tuple[bytes, bytes], ...]
+
+    @classmethod
+    def of(cls, headers: Headers) -> Preface:
+        """
+        @raise RuntimeError: If a header can't be sent.
+        """
+        names, lines, framing = set(), bytearray(), []
+        for name, value in headers:
+            written, kind = _field(name)
+            if HEADER_VALUE_RE.search(value):
+                raise RuntimeError("Invalid HTTP header value.")
+            names.add(name.lower())
+            if kind is None:
+                lines += written + value + b"\r\n"
+            else:
+                framing.append((name, value))
+        return cls(frozenset(names), bytes(lines), tuple(framing))
+
+
+class AsgiCycle:
+    """
+    One request and its answer.
+
+    Everything here runs on the loop's thread.
+
+    @ivar more_body: Whether the request isn't complete yet.
+    @ivar keep_alive: Whether the connection goes on after the answer.
+    @ivar disconnected: Whether the client has gone.
+    """
+
+    __slots__ = (
+        "_access_log",
+        "_body",
+        "_chunked",
+        "_event",
+        "_expected",
+        "_flow",
+        "_held",
+        "_log",
+        "_loop",
+        "_on_response",
+        "_preface",
+        "_signalled",
+        "_transport",
+        "_waiting_for_continue",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+        "response_started",
+        "scope",
+    )
+
+    def __init__(
+        self,
+        scope: Any,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        flow: FlowControl,
+        log: logging.Logger,
+        access_log: logging.Logger | None,
+        preface: Preface,
+        expects_continue: bool,
+        keep_alive: bool,
+        on_response: Callable[[], object],
+    ) -> None:
+        """
+        @param access_log: Gets a line for each answer; None where that is somebody else's.
+        @param on_response: Called when the answer is complete.
+        """
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.more_body = True
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self._loop = loop
+        self._transport = transport
+        self._flow = flow
+        self._log = log
+        self._access_log = access_log
+        self._preface = preface
+        self._waiting_for_continue = expects_continue
+        self._on_response: Callable[[], object] | None = on_response
+        self._body: bytearray | None = None
+        self._signalled = False
+        self._event: asyncio.Event | None = None
+        self._held: list[bytes] | None = None
+        self._chunked: bool | None = None
+        self._expected = 0
+
+    # the connection's side
+
+    @property
+    def message_event(self) -> AsgiCycle:
+        """
+        Itself: where uvicorn sets its cycle's event, this one hears of it.
+        """
+        return self
+
+    def set(self) -> None:
+        """
+        There is something to receive.
+        """
+        self._signalled = True
+        if self._event is not None:
+            self._event.set()
+
+    def heard(self, data: bytes) -> None:
+        """
+        Some of the request's body came, without its transfer coding.
+        """
+        if self.response_complete:
+            return
+        if self._body is None:
+            self._body = bytearray(data)
+        else:
+            self._body += data
+        if len(self._body) > HIGH_WATER_LIMIT:
+            self._flow.pause_reading()
+        self.set()
+
+    def heard_all(self) -> None:
+        """
+        The request is complete.
+        """
+        if not self.response_complete:
+            self.more_body = False
+            self.set()
+
+    async def run_asgi(self, app: App) -> None:
+        """
+        Have the application answer. What it raises, or leaves out, is logged, and ends the
+        connection, or is a 500 where nothing had been said yet.
+        """
+        try:
+            result = await app(self.scope, self.receive, self.send)
+        except BaseException as error:
+            self._log.error("Exception in ASGI application\n", exc_info=error)
+            await self._fail()
+        else:
+            if result is not None:
+                self._log.error("ASGI callable should return None, but returned '%s'.", result)
+                self._cut()
+            elif not (self.response_complete or self.disconnected):
+                what = "completing" if self.response_started else "starting"
+                self._log.error("ASGI callable returned without %s response.", what)
+                await self._fail()
+        finally:
+            self._on_response = None
+
+    async def _fail(self) -> None:
+        if self.response_started:
+            self._cut()
+            return
+        await self.send({"type": "http.response.start", "status": 500, "headers": _INTERNAL_HEADERS})
+        await self.send({"type": "http.response.body", "body": _INTERNAL})
+
+    def _cut(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    # the application's side
+
+    async def receive(self) -> dict[str, Any]:
+        """
+        What is there of the request, or that the client doesn't wait any more.
+        """
+        if self._waiting_for_continue and not self._transport.is_closing():
+            self._transport.write(_CONTINUE)
+            self._waiting_for_continue = False
+        if not (self.disconnected or self.response_complete):
+            self._flow.resume_reading()
+            if not self._signalled:
+                if self._event is None:
+                    self._event = asyncio.Event()
+                await self._event.wait()
+            self._signalled = False
+            if self._event is not None:
+                self._event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": bytes(body) if body else b"", "more_body": self.more_body}
+
+    async def send(self, message: Any) -> None:
+        """
+        Write a part of the answer; waits while the client doesn't read.
+
+        @raise RuntimeError: If it isn't what comes next, or not what the headers said.
+        """
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if not self.response_started:
+            if kind != "http.response.start":
+                raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{kind}'.")
+            self._start(message["status"], message.get("headers", ()))
+        elif self.response_complete:
+            raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
+        else:
+            if kind != "http.response.body":
+                raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{kind}'.")
+            self._write(message.get("body", b""), message.get("more_body", False))
+
+    def _start(self, status: int, headers: Headers) -> None:
+        self.response_started = True
+        self._waiting_for_continue = False
+        if self._access_log is not None:
+            self._access_log.info(
+                '%s - "%s %s HTTP/%s" %d',
+                get_client_addr(self.scope),
+                self.scope["method"],
+                get_path_with_query_string(self.scope),
+                self.scope["http_version"],
+                status,
+            )
+        preface = self._preface
+        parts = [STATUS_LINE[status], preface.lines]
+        closes = False
+        for name, value in (*preface.framing, *headers):
+            written, framing = _field(name)
+            if HEADER_VALUE_RE.search(value):
+                raise RuntimeError("Invalid HTTP header value.")
+            if framing is not None:
+                closes = self._framed(framing, value) or closes
+            parts += (written, value, b"\r\n")
+        if not (self.keep_alive or closes):
+            parts.append(b"connection: close\r\n")
+        if self._chunked is None and self.scope["method"] != "HEAD" and status not in (204, 304):
+            self._chunked = True
+            parts.append(b"transfer-encoding: chunked\r\n")
+        parts.append(b"\r\n")
+        # Nearly always the body follows at once: one write instead of two.
+        self._held = parts
+        self._loop.call_soon(self._flush)
+
+    def _framed(self, framing: bytes, value: bytes) -> bool:
+        """
+        One of those headers says how the answer is framed.
+
+        @return: Whether it says that the connection ends with it.
+        """
+        if framing == _LENGTH:
+            if self._chunked is None:
+                self._expected = int(value.decode())
+                self._chunked = False
+        elif framing == _CODING:
+            if value.lower() == b"chunked":
+                self._expected = 0
+                self._chunked = True
+        elif b"close" in [token.strip() for token in value.lower().split(b",")]:
+            self.keep_alive = False
+            return True
+        return False
+
+    def _write(self, body: bytes, more_body: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            self._expected = 0
+        elif self._chunked:
+            parts = [b"%x\r\n" % len(body), body, b"\r\n"] if body else []
+            if not more_body:
+                parts.append(b"0\r\n\r\n")
+            if parts:
+                self._put(parts, len(body))
+        else:
+            if len(body) > self._expected:
+                raise RuntimeError("Response content longer than Content-Length")
+            self._expected -= len(body)
+            if body:
+                self._put([body], len(body))
+        if more_body:
+            return
+        self._flush()
+        if self._expected != 0:
+            raise RuntimeError("Response content shorter than Content-Length")
+        self.response_complete = True
+        self.set()
+        if not self.keep_alive:
+            self._transport.close()
+        if self._on_response is not None:
+            self._on_response()
+
+    def _put(self, parts: list[bytes], size: int) -> None:
+        held = self._held
+        if held is None:
+            self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        elif size <= _JOIN:
+            held += parts
+            self._flush()
+        else:
+            self._flush()
+            self._put(parts, size)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, None
+        if held is not None and not self.disconnected:
+            self._transport.write(b"".join(held))
