@@ -105,11 +105,14 @@ class StateUnavailableError(StateError):
     @ivar cause: What the database driver said.
     """
 
-    def __init__(self, url: str, doing: str, cause: str) -> None:
-        super().__init__(
-            f"The state database {url} can't {doing}: {cause}. "
-            "Check that it exists and is writable, and that nothing holds it locked."
-        )
+    def __init__(
+        self,
+        url: str,
+        doing: str,
+        cause: str,
+        remedy: str = "Check that it exists and is writable, and that nothing holds it locked.",
+    ) -> None:
+        super().__init__(f"The state database {url} can't {doing}: {cause}. {remedy}")
         self.url = url
         self.doing = doing
         self.cause = cause
@@ -128,6 +131,20 @@ class ReplacedStateError(StateUnavailableError):
         self.url = url
         self.doing = "be followed"
         self.cause = "another one was made in its place"
+
+
+class DamagedStateError(StateUnavailableError):
+    """
+    The state database isn't whole: nothing is guessed of what is missing.
+    """
+
+    def __init__(self, url: str, doing: str, cause: str) -> None:
+        super().__init__(
+            url,
+            doing,
+            cause,
+            "Put a back-up in its place; or move it away, and every route begins anew where the policy starts it.",
+        )
 
 
 class NewerStateError(StateError):

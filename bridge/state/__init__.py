@@ -5,11 +5,12 @@ What must outlive the process: stages, audit log, evidence, leases.
 - L{database}: engine, transactions, errors; SQLite by default, PostgreSQL for many hosts.
 - L{stages}: where routes and loops stand, and how they came there.
 - L{leases}: who holds a name, in which epoch.
+- L{servers}: who runs on it, and where legacy answers everything.
 - L{evidence}: what was compared.
 - L{key}: the file beside it with the key of the secrets' tokens.
 - L{store}: all of it, for whoever may wait.
 - L{thread}: the same for an event loop, which may not.
-- L{desk}: what an operator may ask of it under a policy.
+- L{desk}: what an operator may ask of it under a policy; L{view} is one look, L{rollback} the way back.
 """
 
 from bridge.state.evidence import Evidence, Fingerprint, Proposal, Sample

@@ -26,7 +26,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from bridge.errors import NewerStateError, StateError, StateUnavailableError
+from bridge.errors import DamagedStateError, NewerStateError, StateError, StateUnavailableError
 from bridge.state import schema
 
 _SCHEMA_LOCK = 0x6267_7372  # any number that is always the same
@@ -68,7 +68,7 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            raise StateUnavailableError(self.shown, doing, _first_line(error.orig)) from error
+            raise _explained(self.shown, doing, _first_line(error.orig)) from error
         except SQLAlchemyError as error:
             raise StateUnavailableError(self.shown, doing, _first_line(error)) from error
 
@@ -126,7 +126,20 @@ class Database:
         found = connection.scalar(query)
         if found is not None and found > schema.SCHEMA:
             raise NewerStateError(self.shown, found, schema.SCHEMA)
+        if found is not None:
+            self._check_whole(connection)
         return found is not None
+
+    def _check_whole(self, connection: sa.Connection) -> None:
+        """
+        A table that was lost must not be made anew, empty: every route would go back to its start.
+        """
+        missing = {table.name for table in schema.ESSENTIAL} - set(sa.inspect(connection).get_table_names())
+        if missing:
+            raise DamagedStateError(self.shown, "be read", f"it has lost {', '.join(sorted(missing))}")
+        query = sa.select(sa.func.count()).where(schema.meta.c.name == "changes")
+        if not connection.scalar(query):
+            raise DamagedStateError(self.shown, "be read", "it has lost its counter of changes")
 
 
 @attrs.frozen
@@ -233,6 +246,24 @@ def _postgresql(url: URL, patience: float) -> sa.Engine:
         "application_name": "bgserver",
     }
     return sa.create_engine(url, connect_args=arguments, pool_size=2, pool_pre_ping=True, pool_timeout=patience)
+
+
+# What databases say, and what helps; what isn't here may be a lock or a folder.
+_REMEDIES = (
+    ("full", "Make room where it lies; nothing of it is lost meanwhile."),
+    ("readonly database", "Run this as the user that the server runs as, who may write the file and its folder."),
+    ("connection", "Check that PostgreSQL runs there, and that the URL has the right host, user and database."),
+)
+_DAMAGED = ("not a database", "malformed", "no such table", "no such column")
+
+
+def _explained(shown: str, doing: str, cause: str) -> StateUnavailableError:
+    if any(word in cause for word in _DAMAGED):
+        return DamagedStateError(shown, doing, cause)
+    for word, remedy in _REMEDIES:
+        if word in cause:
+            return StateUnavailableError(shown, doing, cause, remedy)
+    return StateUnavailableError(shown, doing, cause)
 
 
 def _first_line(error: object) -> str:

@@ -122,3 +122,19 @@ evidence = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
     sqlite_autoincrement=True,
 )
+
+ESSENTIAL = tuple(metadata.sorted_tables)
+"""
+What every state has since its first start.
+"""
+
+servers = sa.Table(
+    "bgserver_servers",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("at", sa.Float(53), nullable=False),
+    sa.Column("force_legacy", sa.Boolean, nullable=False),
+)
+"""
+Added to schema 1 later: earlier versions don't look at it, and a start makes it where it is missing.
+"""

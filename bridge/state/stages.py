@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import sqlalchemy as sa
 
+from bridge.background.ownership import LoopStage
 from bridge.errors import StaleChangeError, StateError
 from bridge.routing import Stage
 from bridge.state import schema
@@ -107,8 +109,8 @@ class Stages(Rows):
                 )
             ).scalars()
             names = frozenset(held)
-        routes = {row.name: (self._stage(row.stage), row.weight) for row in rows if row.kind == ROUTE}
-        loops = {row.name: row.stage for row in rows if row.kind == LOOP}
+        routes = {row.name: (self._stage(row), row.weight) for row in rows if row.kind == ROUTE}
+        loops = {row.name: self._loop_stage(row) for row in rows if row.kind == LOOP}
         return Snapshot(version, routes, loops, names)
 
     def stages(self) -> Mapping[str, tuple[Stage, float]]:
@@ -200,21 +202,28 @@ class Stages(Rows):
             query = query.where(schema.audit.c.kind == kind)
         with self.database.reading("be read") as connection:
             rows = connection.execute(query).all()
-        return [
-            Change(
-                row.id,
-                row.at,
-                row.who,
-                row.kind,
-                row.name,
-                Standing(row.old_stage, row.old_weight),
-                Standing(row.new_stage, row.new_weight),
-                row.why,
-                row.forced,
-                row.evidence,
-            )
-            for row in rows
-        ]
+        return [_change(row) for row in rows]
+
+    def changes(self, since: int, most: int) -> tuple[int, list[Change]]:
+        """
+        The change counter, and the changes of stages since it had another value, newest first.
+
+        @param most: How many at most.
+        """
+        counter = sa.select(schema.meta.c.value).where(schema.meta.c.name == "changes").scalar_subquery()
+        query = (
+            # In one statement: a counter that was read before the rows would count others than these.
+            sa.select(schema.audit, counter.label("counter"))
+            .where(schema.audit.c.kind.in_((ROUTE, LOOP)))
+            .order_by(schema.audit.c.id.desc())
+            .limit(most)
+        )
+        with self.database.reading("be read") as connection:
+            rows = connection.execute(query).all()
+        if not rows:
+            return since, []
+        now = int(rows[0].counter)
+        return now, [_change(row) for row in rows[: max(0, now - since)]]
 
     def moved_at(self, route: str | None = None) -> Mapping[str, float]:
         """
@@ -286,14 +295,41 @@ class Stages(Rows):
                 end_evidence(connection, name, int(key[0]))
         return Change(key[0], moment, who, kind, name, old, new, why, forced, evidence)
 
-    def _stage(self, text: str) -> Stage:
+    def _stage(self, row: sa.Row[Any]) -> Stage:
         try:
-            return Stage(text)
+            return Stage(row.stage)
         except ValueError:
-            raise StateError(
-                f"The state database {self.database.shown} has a route at {text!r}, which is no stage. "
-                "Set that route again with bgctl."
-            ) from None
+            raise self._no_stage(row) from None
+
+    def _loop_stage(self, row: sa.Row[Any]) -> str:
+        try:
+            return LoopStage(row.stage).value
+        except ValueError:
+            raise self._no_stage(row) from None
+
+    def _no_stage(self, row: sa.Row[Any]) -> StateError:
+        # No command could mend it: whoever moves something reads all stages first.
+        name = row.name.replace("'", "''")
+        return StateError(
+            f"The state database {self.database.shown} has the {row.kind} {row.name!r} at {row.stage!r}, which is no "
+            "stage. Upgrade bgserver, if a later version wrote that; or have it stand where the policy starts it: "
+            f"DELETE FROM bgserver_stages WHERE kind = '{row.kind}' AND name = '{name}'"
+        )
+
+
+def _change(row: sa.Row[Any]) -> Change:
+    return Change(
+        row.id,
+        row.at,
+        row.who,
+        row.kind,
+        row.name,
+        Standing(row.old_stage, row.old_weight),
+        Standing(row.new_stage, row.new_weight),
+        row.why,
+        row.forced,
+        row.evidence,
+    )
 
 
 def _version(connection: sa.Connection) -> int:

@@ -13,13 +13,14 @@ import attrs
 from bridge.state.database import connect
 from bridge.state.evidence import EvidenceRows
 from bridge.state.leases import Leases
+from bridge.state.servers import Servers
 from bridge.state.stages import Stages
 
 
 @attrs.frozen
-class Store(Stages, Leases, EvidenceRows):
+class Store(Stages, Leases, EvidenceRows, Servers):
     """
-    Stages, audit log, leases and evidence of one database.  Every call blocks.
+    Stages, audit log, leases, evidence and servers of one database.  Every call blocks.
     """
 
     @classmethod

@@ -25,7 +25,7 @@ import attrs
 
 from bridge.errors import ReplacedStateError, StateError
 from bridge.routing import Stage
-from bridge.state.stages import LOOP, ROUTE, Change, Snapshot
+from bridge.state.stages import Change, Snapshot
 from bridge.state.store import Store
 
 P = ParamSpec("P")
@@ -75,6 +75,7 @@ class StateThread:
     _loop: asyncio.AbstractEventLoop | None = None
     _store: Store | None = None
     _version: int = -1
+    _told: int = -1
     _calls: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = attrs.field(factory=deque)
     _offers: deque[Callable[[Store], Any]] = attrs.field(factory=deque)
     _wake: threading.Condition = attrs.field(factory=threading.Condition)
@@ -89,7 +90,7 @@ class StateThread:
         """
         Begin to look for changes past the version C{known}.
         """
-        self._loop, self._version = loop, known
+        self._loop, self._version, self._told = loop, known, known
         self._thread = threading.Thread(target=self._run, name="bgserver-state", daemon=True)
         self._thread.start()
 
@@ -224,7 +225,7 @@ class StateThread:
         try:
             store = self._opened()
             snapshot = None if store.version() == self._version else store.snapshot()
-            changes = [] if snapshot is None or self._version < 0 else _since(store, snapshot.version - self._version)
+            told, changes = (self._told, []) if snapshot is None else _since(store, self._told)
         except Exception as error:
             self._failed(error)
             return False
@@ -234,6 +235,7 @@ class StateThread:
         if snapshot is None:
             return True
         self._version = snapshot.version
+        self._told = max(told, snapshot.version) if self._told < 0 else told
         for change in reversed(changes):
             self._say(change)
         assert self._loop is not None
@@ -300,13 +302,12 @@ class StateThread:
         self._problem = None
 
 
-def _since(store: Store, changes: int) -> list[Change]:
+def _since(store: Store, told: int) -> tuple[int, list[Change]]:
     """
-    The latest so many changes of stages, newest first; a crowd of them isn't told whole.
+    The changes of stages past the counter C{told}, newest first, and the counter that they lead to; a crowd of
+    them isn't told whole.  What follows a first look is told, and not what was before it.
     """
-    wanted = max(0, min(changes, _TOLD))
-    # Other rows may stand between them.
-    return [change for change in store.audit(limit=2 * wanted) if change.kind in (ROUTE, LOOP)][:wanted]
+    return (told, []) if told < 0 else store.changes(told, _TOLD)
 
 
 def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], store: Store) -> Any:

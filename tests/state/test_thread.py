@@ -132,6 +132,39 @@ def test_each_change_is_one_line_in_every_process_that_follows(
     ] == [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
 
 
+def test_a_change_between_two_reads_of_a_look_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What comes after the stages were read and before the log is, is told once, and hides nothing older.
+
+    Seen to fail with the newest rows taken for those that the counter had counted: the older change was never told.
+    """
+    caplog.set_level(logging.INFO, "bridge.state")
+    read = Store.snapshot
+    later: list[Store] = []
+
+    def snapshot(self: Store) -> Snapshot:
+        found = read(self)
+        if later and found.version == 1:
+            later.pop().set_stage("GET /y", Stage.LIVE, who="bob", why="second")
+        return found
+
+    async def play(world: World) -> None:
+        with contextlib.closing(Store.open(world.url)) as other:
+            later.append(other)
+            monkeypatch.setattr(Store, "snapshot", snapshot)
+            start(world, known=0)
+            other.set_stage("GET /x", Stage.LIVE, who="ann", why="first")
+            while (await world.told.get()).version < 2:
+                pass
+
+    in_world(tmp_path, play)
+
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert ["first", "second"] == [line.rpartition(": ")[2] for line in told]
+
+
 def test_nothing_runs_on_the_loops_thread(tmp_path: Path) -> None:
     """
     Every call blocks, so none may block the loop.
