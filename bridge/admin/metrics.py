@@ -6,6 +6,7 @@ Refuses: to count anything; a callable of C{compose} says what there is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -59,6 +60,8 @@ def render(metrics: Iterable[Metric]) -> str:
 
 
 def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value == int(value) else repr(value)
 
 

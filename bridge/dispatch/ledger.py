@@ -138,10 +138,12 @@ class Ledger:
 
     @ivar most: Samples that wait at most.
     @ivar lost: Samples that found no room.
+    @ivar here: What this process has counted since its start, by route, whatever the code and the stage.
     """
 
     most: int = 64
     lost: int = 0
+    here: dict[str, Counter[str]] = attrs.field(factory=dict)
     _stored: dict[Key, Totals] = attrs.field(factory=dict)
     _ended: Counter[Key] = attrs.field(factory=Counter)
     _counts: dict[Key, Counter[str]] = attrs.field(factory=dict)
@@ -154,6 +156,12 @@ class Ledger:
         """
         Count.
         """
+        self._add(key, counts)
+        here = self.here.setdefault(key.route, Counter())
+        for name, count in counts.items():
+            here[name.partition(".")[2]] += count
+
+    def _add(self, key: Key, counts: Mapping[str, int]) -> None:
         self._counts.setdefault(key, Counter()).update(counts)
 
     def differs(self, key: Key, difference: Difference, place: str) -> int:
@@ -233,7 +241,7 @@ class Ledger:
         """
         self._on_the_way = {}
         for key, counts in batch.counts.items():
-            self.add(key, counts)
+            self._add(key, counts)
         for key, found in batch.found.items():
             now = self._found.setdefault(key, {})
             for name, (kind, place, count) in found.items():
