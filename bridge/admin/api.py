@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from bridge.admin import models as m
 from bridge.admin.control import Control
 from bridge.admin.guard import Guard
 from bridge.admin.metrics import CONTENT_TYPE, Metric, render, stages_metric
+from bridge.admin.page import HEADERS, page_of
 from bridge.errors import (
     BridgeError,
     NotBuiltError,
@@ -75,6 +76,10 @@ def create_api(control: Control, metrics: Callable[[], Iterable[Metric]] = tuple
         summary="Where every route and loop stands, why, and the hand that moves them.",
         version="1",
         responses=_SAID,
+        # FastAPI's own pages load their scripts from elsewhere: neither without the internet, nor
+        # beside the hand that moves routes.
+        docs_url=None,
+        redoc_url=None,
     )
     app.include_router(_looking(control, metrics))
     app.include_router(_moving(control))
@@ -93,6 +98,13 @@ def _looking(control: Control, metrics: Callable[[], Iterable[Metric]]) -> APIRo
         Who opens the listener in a browser gets the API's own page.
         """
         return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+
+    @router.get("/docs", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        """
+        The document below as a page.
+        """
+        return HTMLResponse(page_of(request.app.openapi(), str(request.base_url)), headers=HEADERS)
 
     @router.get("/api/alive", response_model=m.Alive)
     async def alive() -> Any:
@@ -177,11 +189,12 @@ def _moving(control: Control) -> APIRouter:
     @router.post("/api/rollback", response_model=m.AllMoved)
     async def rollback(asked: m.RollbackRequest) -> Any:
         """
-        Send one route, or all that aren't at legacy or retired, back to legacy.
+        Send one route, or all that aren't at legacy or retired, back to legacy; what a
+        rollback of all leaves where it is, loops included, is said with the reason.
         """
         if (asked.route is None) is not asked.all:
             return _answer(400, "bad_request", 'Name a "route", or say "all": true, and not both.')
-        return {"moved": await control.rollback(asked.route, who=asked.who, why=asked.why)}
+        return await control.rollback(asked.route, who=asked.who, why=asked.why)
 
     @router.post("/api/rule", response_model=m.RuleAnswer)
     async def answer(asked: m.RuleRequest) -> Any:

@@ -59,9 +59,10 @@ class Control(Protocol):
         Move a route; what it came to counts in this process when this returns.
         """
 
-    async def rollback(self, name: str | None, *, who: str, why: str) -> list[dict[str, Any]]:
+    async def rollback(self, name: str | None, *, who: str, why: str) -> dict[str, Any]:
         """
-        Send one route, or with None all, back to legacy.
+        Send one route, or with None all, back to legacy: what moved, and what is left
+        where it was.
         """
 
     async def answer(self, name: str, rule: str, status: str, *, who: str) -> dict[str, Any]:

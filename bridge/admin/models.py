@@ -77,6 +77,17 @@ class EvidenceHealth(Open):
     lost: Annotated[int, Field(description="Samples that found no room meanwhile; counts are never lost.")]
 
 
+class ServerRow(Open):
+    """
+    One server on the state.
+    """
+
+    name: Annotated[str, Field(description="Host, process, and a number of this start alone.")]
+    at: Annotated[float, Field(description="Its last sign of life, in seconds since 1970, UTC.")]
+    force_legacy: Annotated[bool, Field(description="Whether legacy answers everything there.")]
+    alive: Annotated[bool, Field(description="Whether it is taken to run: a killed one says no goodbye.")]
+
+
 class Status(Open):
     """
     Where everything stands.
@@ -86,7 +97,8 @@ class Status(Open):
     loops: list[LoopRow]
     version: Annotated[int, Field(description="The state's change counter.")]
     policy: str
-    force_legacy: bool
+    force_legacy: Annotated[bool, Field(description="Whether legacy answers everything here.")]
+    servers: list[ServerRow] = []
     state: StateHealth | None = None
     evidence: EvidenceHealth | None = None
 
@@ -192,12 +204,23 @@ class Moved(Open):
     audit: int | None
 
 
+class Left(Open):
+    """
+    What a rollback of all left where it was; it has C{route} or C{loop}.
+    """
+
+    stage: str
+    side: Annotated[Literal["legacy", "modern"], Field(description="Who answers, or runs it.")]
+    why: str
+
+
 class AllMoved(BaseModel):
     """
     What a rollback came to.
     """
 
     moved: list[Moved]
+    left: Annotated[list[Left], Field(description="Empty where one route was named.")]
 
 
 class RuleAnswer(Open):
