@@ -1,5 +1,6 @@
 """
-Owns bgctl's command line.
+Owns bgctl's command line, and what is said of one that can't be read: one line, with the
+word that was probably meant.
 
 Refuses: to look at a policy, a server or a database.
 """
@@ -7,6 +8,10 @@ Refuses: to look at a policy, a server or a database.
 from __future__ import annotations
 
 import argparse
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from bridge.routing import Stage
 
@@ -29,7 +34,10 @@ exit status:
   3  the policy can't be used
   4  the state database, or the server that was named, can't be reached
   5  not part of this version yet
+  6  rolled back, and yet legacy doesn't do everything: what stays is named
 """
+
+_QUOTES = ". The name of a route stands in quotes, like 'GET /me'"
 
 EPILOG = (
     """\
@@ -41,12 +49,66 @@ state database itself and says so; a running server follows within a second.
 )
 
 
-def parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """
+    A parser whose refusal is one line.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """
+        Say what is wrong, where help is, and end.
+        """
+        print(f"bgctl: {message.rstrip('.')}. `{self.prog} --help` says what there is.", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        # argparse words this otherwise in each version of Python, and knows no neighbours.
+        if action.choices is not None and value not in action.choices:
+            known = [str(each) for each in action.choices]
+            what = (
+                "no command"
+                if isinstance(action, argparse._SubParsersAction)
+                else f"no {action.metavar or action.dest}"
+            )
+            quoted = _QUOTES if str(value).startswith("/") else ""
+            self.error(f"{value!r} is {what}{meant(str(value), known)}; there are: {', '.join(known)}{quoted}")
+
+    def unread(self, words: Sequence[str], command: str | None) -> NoReturn:
+        """
+        Refuse words that nobody took.
+        """
+        parser = self._command(command)
+        options = [option for each in parser._actions for option in each.option_strings]
+        word = words[0]
+        near = meant(word.partition("=")[0], options) if word.startswith("-") else ""
+        quoted = _QUOTES if any(each.startswith("/") for each in words) else ""
+        parser.error(f"{word!r} is nothing that this takes{near}{quoted}")
+
+    def _command(self, name: str | None) -> _Parser:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and name in action.choices:
+                found = action.choices[name]
+                assert isinstance(found, _Parser)
+                return found
+        return self
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """
+    "Did you mean …", where something like it is known; else nothing.
+    """
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def parser() -> _Parser:
     """
     The whole command line, for parsing and for completion.
     """
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog="bgctl",
+        # A prefix that is unique today needn't be tomorrow.
+        allow_abbrev=False,
         description="Look at a bgserver, and move its routes.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,7 +117,8 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        said = help[0].upper() + help[1:] + "."
+        added = commands.add_parser(name, help=help, description=said, allow_abbrev=False)
         # After the command too; what stands before it isn't overwritten.
         _shared(added, argparse.SUPPRESS)
         return added

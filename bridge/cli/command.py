@@ -6,7 +6,9 @@ Refuses: to let a traceback stand for an answer where the reason is known.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +18,7 @@ from rich.console import Console
 from bridge.cli import arguments, show
 from bridge.cli.completion import script
 from bridge.cli.desk import (
+    TOKEN,
     Answers,
     LocalDesk,
     RemoteDesk,
@@ -26,13 +29,19 @@ from bridge.cli.desk import (
     policy,
     server,
 )
+from bridge.cli.harmless import harmless
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, NotBuiltError, StateError
-from bridge.routing import Stage
+from bridge.routing import Side, Stage
 
-OK, REFUSED, USAGE, POLICY, UNREACHABLE, LATER = range(6)
+OK, REFUSED, USAGE, POLICY, UNREACHABLE, LATER, PARTLY = range(7)
 """
 The exit statuses; C{bgctl --help} says what each means.
+"""
+
+INTERRUPTED = 130
+"""
+What shells expect of a command that Ctrl-C has ended.
 """
 
 
@@ -47,33 +56,49 @@ def run(words: Sequence[str]) -> int:
 
     @return: The exit status.
     """
-    given, unknown = arguments.parser().parse_known_args(words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows no arrows is no reason to fail after the move.
+            stream.reconfigure(errors="backslashreplace")
+    parser = arguments.parser()
+    given, unknown = parser.parse_known_args(words)
     if given.command in arguments.LATER:
         return _failed(
             f"`bgctl {given.command}`, to {arguments.LATER[given.command]}, is not part of this version yet.", LATER
         )
     if unknown:
-        arguments.parser().error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.unread(unknown, given.command)
     if given.command == "completion":
-        print(script(given.shell, arguments.parser()), end="")
+        print(script(given.shell, parser), end="")
         return OK
     try:
         return _carry_out(given)
     except NotBuiltError as error:
         return _failed(error, LATER)
     except ConfigError as error:
-        asked = given.command == "check" or given.admin not in (None, "off")
-        way = "" if asked else " A server that runs can be asked all the same: --admin URL."
-        return _failed(f"{error}{way}", POLICY)
+        said = str(error) if str(error).endswith((".", "?", "!")) else f"{error}."
+        # Only where a file is what is wrong may a server know better.
+        elsewhere = error.source in ("options", "the command line") or given.command == "check"
+        way = "" if elsewhere else " A server that runs can be asked all the same: --admin URL."
+        return _failed(f"{said}{way}", POLICY)
     except (StateError, ServerUnreachableError) as error:
         return _failed(error, REFUSED if type(error).__name__ == "StaleChangeError" else UNREACHABLE)
     except ServerRefusedError as error:
+        if error.kind == "no_token":
+            return _failed(_token(), REFUSED)
         return _failed(error, {"unavailable": UNREACHABLE, "not_built": LATER}.get(error.kind, REFUSED))
     except BridgeError as error:
         return _failed(error, REFUSED)
     except BrokenPipeError:
         sys.stderr.close()  # or the interpreter complains of the same pipe again
         return OK
+    except KeyboardInterrupt:
+        return _failed("Interrupted: `bgctl audit` shows whether anything was moved.", INTERRUPTED)
+
+
+def _token() -> str:
+    given = "isn't that of this server" if os.environ.get(TOKEN) else "isn't set here"
+    return f"The server wants its token, and {TOKEN} {given}: set it to what the server was started with."
 
 
 def _carry_out(given: Any) -> int:
@@ -86,15 +111,13 @@ def _carry_out(given: Any) -> int:
             return _check(config, given)
         desk = choose(config, given.admin, given.state, _say)
     found, shown = _answer(given, desk)
-    _print(given, found, shown)
-    return OK
-
-
-def _print(given: Any, found: Any, shown: Callable[[Any, Console], None]) -> None:
     if given.json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(found))
     else:
-        shown(found, _console())
+        shown(harmless(found), _console())
+    if given.command == "rollback" and any(row["side"] == Side.MODERN.value for row in found["left"]):
+        return PARTLY
+    return OK
 
 
 def _answer(given: Any, desk: Answers) -> tuple[Any, Callable[[Any, Console], None]]:
@@ -120,14 +143,7 @@ def _answer(given: Any, desk: Answers) -> tuple[Any, Callable[[Any, Console], No
             moved = desk.move(given.route, Stage(given.stage), given.weight, given.force, given.why)
             return moved, _one(show.moved)
         case "rollback":
-            rolled = desk.rollback(None if given.all else given.route, given.why)
-            loops = desk.status() if given.all and not given.json else {"loops": []}
-
-            def shown(found: Any, console: Console) -> None:
-                show.moved(found["moved"], console)
-                show.left_behind(loops, console)
-
-            return {"moved": rolled}, shown
+            return desk.rollback(None if given.all else given.route, given.why), show.rolled_back
         case "handoff":
             return desk.hand_off(given.loop, given.stage, given.why), _one(show.moved)
     raise AssertionError(given.command)
@@ -158,9 +174,9 @@ def _check(config: Config, given: Any) -> int:
         rows.append(row)
     ok = all(row["ok"] for row in rows)
     if given.json:
-        print(json.dumps({"ok": ok, "checks": rows}, ensure_ascii=False))
+        print(json.dumps({"ok": ok, "checks": rows}))
     else:
-        show.checked(rows, _console())
+        show.checked(harmless(rows), _console())
     return OK if ok else UNREACHABLE
 
 
@@ -175,10 +191,6 @@ def _tried(what: str, ask: Callable[[], Any], where: str) -> dict[str, Any]:
 
 def _one(shown: Callable[[list[Any], Console], None]) -> Callable[[Any, Console], None]:
     return lambda found, console: shown([found], console)
-
-
-def _inside(key: str, shown: Callable[[Any, Console], None]) -> Callable[[Any, Console], None]:
-    return lambda found, console: shown(found[key], console)
 
 
 def _say(message: str) -> None:

@@ -23,7 +23,7 @@ import attrs
 
 from bridge.config import BUILT, Config
 from bridge.errors import BridgeError, ConfigError, StateUnavailableError
-from bridge.policy import POLICY, find_policy
+from bridge.policy import FORCE_LEGACY, POLICY, find_policy
 from bridge.routing import Stage
 from bridge.state.database import shown_url
 from bridge.state.desk import Desk
@@ -71,7 +71,7 @@ class Answers(Protocol):
     def differences(self, name: str, limit: int) -> dict[str, Any]: ...
     def report(self, limit: int) -> dict[str, Any]: ...
     def move(self, name: str, stage: Stage, weight: float | None, force: bool, why: str) -> dict[str, Any]: ...
-    def rollback(self, name: str | None, why: str) -> list[dict[str, Any]]: ...
+    def rollback(self, name: str | None, why: str) -> dict[str, Any]: ...
     def answer(self, name: str, rule: str, status: str) -> dict[str, Any]: ...
     def hand_off(self, loop: str, stage: str, why: str) -> dict[str, Any]: ...
 
@@ -97,11 +97,21 @@ class LocalDesk:
         # A state that was named is meant to be there: a slip of the pen makes no new one.
         return Desk(self.config, Store.open(self.config.state, create="state" not in self.config.options))
 
+    def _told(self, found: dict[str, Any]) -> dict[str, Any]:
+        """
+        Whoever shows it must not take what file and environment say here for what runs.
+        """
+        by_environment = "force_legacy" in self.config.options
+        found["asked"] = "state"
+        if self.config.force_legacy:
+            found["forced_by"] = FORCE_LEGACY if by_environment else self.config.source
+        return found
+
     def status(self) -> dict[str, Any]:
-        return self._look().status()
+        return self._told(self._look().status())
 
     def route(self, name: str) -> dict[str, Any]:
-        return self._look().route(name)
+        return self._told(self._look().route(name))
 
     def loop(self, name: str) -> dict[str, Any]:
         return self._look().loop(name)
@@ -113,12 +123,12 @@ class LocalDesk:
         return self._look().differences(name, limit)
 
     def report(self, limit: int) -> dict[str, Any]:
-        return self._look().report(limit)
+        return self._told(self._look().report(limit))
 
     def move(self, name: str, stage: Stage, weight: float | None, force: bool, why: str) -> dict[str, Any]:
         return self._touch().move(name, stage, who=whoami(), why=why, weight=weight, force=force)
 
-    def rollback(self, name: str | None, why: str) -> list[dict[str, Any]]:
+    def rollback(self, name: str | None, why: str) -> dict[str, Any]:
         return self._touch().rollback(name, who=whoami(), why=why)
 
     def answer(self, name: str, rule: str, status: str) -> dict[str, Any]:
@@ -173,10 +183,11 @@ class RemoteDesk:
         asked = {"route": name, "stage": stage.value, "weight": weight, "force": force, "why": why, "who": whoami()}
         return self._post("/api/set", asked)
 
-    def rollback(self, name: str | None, why: str) -> list[dict[str, Any]]:
-        asked = {"route": name, "all": name is None, "why": why, "who": whoami()}
-        found: list[dict[str, Any]] = self._post("/api/rollback", asked)["moved"]
-        return found
+    def rollback(self, name: str | None, why: str) -> dict[str, Any]:
+        # An earlier server doesn't say what it left.
+        return {"left": []} | self._post(
+            "/api/rollback", {"route": name, "all": name is None, "why": why, "who": whoami()}
+        )
 
     def answer(self, name: str, rule: str, status: str) -> dict[str, Any]:
         return self._post("/api/rule", {"route": name, "rule": rule, "status": status, "who": whoami()})
@@ -338,7 +349,11 @@ def whoami() -> str:
     """
     The person, for the audit log.
     """
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid {os.getuid()}"  # a container may run as somebody that no file names
+    return f"{user}@{socket.gethostname()}"
 
 
 def no_state_yet(config: Config) -> bool:

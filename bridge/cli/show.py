@@ -12,11 +12,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
+
+from bridge.cli.overrides import overridden
+from bridge.cli.tables import table, width_of
 
 # Differences of one kind at one place that a request shows, of a list's rows for example.
 _ALIKE = 3
+# Names of what a rollback had nothing to do with.
+_NAMED = 40
+# What has a place of its own in what is shown of a route.
+_ELSEWHERE = frozenset({"audit", "servers", "force_legacy", "asked", "forced_by"})
 _COLOURS = {
     "legacy": "",
     "shadow": "cyan",
@@ -33,29 +39,23 @@ def status(found: dict[str, Any], console: Console) -> None:
     """
     Where everything stands.
     """
-    if found.get("force_legacy"):
-        console.print(Text("force_legacy is set: legacy answers everything, whatever the stages say.", "bold red"))
+    for line in overridden(found):
+        console.print(Text(line, "bold red"))
     for line in _trouble(found):
         console.print(Text(line, "bold red"))
-    table = _table("route", "stage", ">pairs", ">different", "gate", "why")
-    # One line for each route, whatever the terminal's width: `bgctl route` has the rest.
-    for column in table.columns[:-1]:
-        column.no_wrap = True
-    named = max((len(row["route"]) for row in found["routes"]), default=0)
-    # What is left beside the other columns, at their widest.
-    room = max(24, console.width - named - 46) if console.is_terminal else 10_000
-    for row in found["routes"]:
-        table.add_row(
-            row["route"],
-            _standing(row),
-            str(row["pairs"]),
-            str(row["mismatches"]),
-            _coloured(row["gate"]),
-            row["why"] if len(row["why"]) <= room else row["why"][: room - 1] + "…",
-        )
-    console.print(table)
+    rows = [
+        (row["route"], _standing(row), str(row["pairs"]), str(row["mismatches"]), _coloured(row["gate"]), row["why"])
+        for row in found["routes"]
+    ]
+    table(console, ("route", "stage", ">pairs", ">different", "gate", "why"), rows, shared="routes")
     if found["loops"]:
-        loops(found, console)
+        console.print()
+        _loop_table(found["loops"], console)
+    if found.get("asked") == "state":
+        console.print()
+        running = ", ".join(sorted(row["name"] for row in found.get("servers", []) if row["alive"]))
+        said = f"Running on this state: {running}." if running else "No server is known to run on this state."
+        console.print(Text(said, "dim"))
 
 
 def loops(found: dict[str, Any], console: Console) -> None:
@@ -65,18 +65,21 @@ def loops(found: dict[str, Any], console: Console) -> None:
     if not found["loops"]:
         console.print("The policy names no loop.")
         return
+    for line in overridden({**found, "routes": []}):
+        console.print(Text(line, "bold red"))
     _loop_table(found["loops"], console)
 
 
 def _loop_table(rows: list[dict[str, Any]], console: Console) -> None:
     observed = any(row.get("observed") for row in rows)
-    table = _table("loop", "stage", "owner", ">epoch", *((">same", ">different", ">missing") if observed else ()))
+    made = []
     for row in rows:
         seen = row.get("observed") or {}
         counts = [str(seen.get(name, "")) for name in ("same", "different", "missing")] if observed else []
         stage = _coloured(row["stage"]) + (f" → {row['towards']}" if "towards" in row else "")
-        table.add_row(row["loop"], stage, row["owner"] or "nobody", str(row["epoch"]), *counts)
-    console.print(table)
+        made.append((row["loop"], stage, row["owner"] or "nobody", str(row["epoch"]), *counts, ""))
+    heads = ("loop", "stage", "owner", ">epoch", *((">same", ">different", ">missing") if observed else ()), "")
+    table(console, heads, made)
     for row in rows:
         if row.get("restarts"):
             console.print(Text(f"{row['loop']} died {row['restarts']} times, last: {row['last_error']}", "bold red"))
@@ -105,6 +108,9 @@ def _tick(sample: dict[str, Any], console: Console) -> None:
     One tick, as both sides told it.
     """
     console.print(Text(f"the tick {sample['tick']}", "dim"))
+    if "differences" not in sample:
+        console.print("  what both sides did in it was too much to be kept")
+        return
     for side, style in (("legacy", ""), ("modern", "red")):
         told = sample.get(side)
         if told is None:
@@ -123,17 +129,31 @@ def route(found: dict[str, Any], console: Console) -> None:
     """
     All about one route.
     """
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+    for line in overridden({"routes": [found], "loops": [], **found}):
+        console.print(Text(line, "bold red"))
+    rows = []
     for key, value in found.items():
-        if key == "audit" or value in ([], {}):
+        if key in _ELSEWHERE or value in ([], {}):
             continue
-        table.add_row(key, _coloured(str(value)) if key in ("stage", "gate") else Text(str(value)))
-    console.print(table)
+        rows.append((Text(key, "dim"), _coloured(str(value)) if key in ("stage", "gate") else _said(value)))
+    table(console, ("", ""), rows)
     if found["audit"]:
         console.print()
         audit(found["audit"], console)
+
+
+def _said(value: Any) -> str:
+    """
+    What a policy declares, as people write it.
+    """
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(str, value))
+        case dict():
+            return ", ".join(f"{key} by {each}" for key, each in value.items())
+    return str(value)
 
 
 def audit(found: list[dict[str, Any]], console: Console) -> None:
@@ -143,9 +163,8 @@ def audit(found: list[dict[str, Any]], console: Console) -> None:
     if not found:
         console.print("Nothing was ever moved.")
         return
-    table = _table("when", "who", "what", "from", "to", "why")
-    for row in found:
-        table.add_row(
+    rows = [
+        (
             _when(row["at"]),
             row["who"],
             row.get("route") or row.get("loop") or "",
@@ -153,15 +172,20 @@ def audit(found: list[dict[str, Any]], console: Console) -> None:
             _standing(row["to"]),
             ("forced: " if row["forced"] else "") + row["why"],
         )
-    console.print(table)
+        for row in found
+    ]
+    if width_of(rows) <= console.width:
+        table(console, ("when", "who", "what", "from", "to", "why"), rows)
+        return
+    for when, who, what, old, new, why in rows:
+        console.print(Text(f"{when}  {what}: ") + old + " → " + new)
+        console.print(Text(f"    {who}{': ' * bool(why)}{why}", "dim"))
 
 
 def moved(found: list[dict[str, Any]], console: Console) -> None:
     """
     What moves came to.
     """
-    if not found:
-        console.print("Nothing to roll back: every route is at legacy or retired.")
     for row in found:
         name = row.get("route") or row.get("loop")
         if row["changed"] and row["from"] == row["to"]:
@@ -172,6 +196,9 @@ def moved(found: list[dict[str, Any]], console: Console) -> None:
             console.print(Text(f"{name} is at {_plain(row['to'])} already."))
         if row.get("observed"):
             _warned(str(name), row["observed"], console)
+        if row.get("overruled_on"):
+            line = f"It doesn't count yet on {', '.join(row['overruled_on'])}: FORCE_LEGACY is set there."
+            console.print(Text(line, "bold red"))
         if row.get("anew"):
             console.print("Its evidence begins anew; what was counted before stays as history.")
         if row.get("problem"):
@@ -193,16 +220,27 @@ def _warned(name: str, seen: dict[str, Any], console: Console) -> None:
         console.print(Text("No tick of it was compared while it was observed.", "yellow"))
 
 
-def left_behind(found: dict[str, Any], console: Console) -> None:
+def rolled_back(found: dict[str, Any], console: Console) -> None:
     """
-    What a rollback of all routes doesn't move: the loops.
+    What a rollback moved, and what it left where it was, and why.
     """
-    for row in found["loops"]:
-        stage = row.get("towards", row["stage"])
-        if stage not in ("legacy", "observe"):
-            back = "legacy" if stage == "live" else "live, and then legacy"
-            line = f"The loop {row['loop']} stays {stage}: `bgctl handoff {row['loop']} {back}` moves it."
-            console.print(Text(line, "yellow"))
+    if found["moved"]:
+        moved(found["moved"], console)
+    elif found["left"]:
+        console.print("Nothing to roll back: every route is at legacy or retired.")
+    legacys: dict[str, list[str]] = {}
+    for row in found["left"]:
+        what = "route" if "route" in row else "loop"
+        if row["side"] == "legacy" and row["stage"] != "shadow":
+            legacys.setdefault(row["why"], []).append(row[what])
+    for row in found["left"]:
+        if row["side"] == "legacy" and row["stage"] != "shadow":
+            continue
+        name = row.get("route") or f"the loop {row.get('loop')}"
+        console.print(Text(f"Left: {name} stays {_plain({'weight': 0, **row})}: {row['why']}.", "yellow"))
+    for why, names in legacys.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        console.print(Text(f"Left, since {why}: {', '.join(names[:_NAMED])}{more}.", "dim"))
 
 
 def differences(found: dict[str, Any], console: Console) -> None:
@@ -254,17 +292,25 @@ def _sample(sample: dict[str, Any], fingerprints: set[str], console: Console) ->
     One request, with what it shows of these differences: what else it shows has a
     request of its own.
     """
-    table = _table("", "legacy", "modern")
+    if "curl" not in sample:
+        console.print(Text("the request and its answers were too long to be kept", "dim"))
+        return
     legacy, modern = sample.get("legacy") or {}, sample.get("modern") or {}
     mine = [each for each in sample.get("differences", []) if each["fingerprint"] in fingerprints]
+    rows: list[tuple[str, str, str]] = []
     if legacy.get("status") != modern.get("status") and all(each["path"] != "status" for each in mine):
-        table.add_row("status", str(legacy.get("status")), Text(str(modern.get("status")), "red"))
+        rows.append(("status", str(legacy.get("status")), str(modern.get("status"))))
     times: Counter[str] = Counter()
     for each in mine:
         times[each["fingerprint"]] += 1
         if times[each["fingerprint"]] <= _ALIKE:
-            table.add_row(each["path"], _value(each["legacy"]), Text(_value(each["modern"]), "red"))
-    console.print(table)
+            rows.append((each["path"], _value(each["legacy"]), _value(each["modern"])))
+    if width_of(rows) <= console.width:
+        table(console, ("", "legacy", "modern"), [(path, left, Text(right, "red")) for path, left, right in rows])
+    else:
+        for path, left, right in rows:
+            console.print(Text(path), soft_wrap=True)
+            table(console, ("", ""), [("  legacy", left), ("  modern", Text(right, "red"))])
     more = sum(count - _ALIKE for count in times.values() if count > _ALIKE)
     if more:
         console.print(Text(f"and {more} more like these", "dim"))
@@ -320,13 +366,6 @@ def _trouble(found: dict[str, Any]) -> list[str]:
         if problem:
             said.append(f"{word}: {problem}")
     return said
-
-
-def _table(*names: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in names:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
-    return table
 
 
 def _coloured(word: str) -> Text:

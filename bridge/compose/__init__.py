@@ -12,7 +12,7 @@ process, and we the loop) and under uvicorn (which owns both).
 - L{stages}: where every route stands, as this process sees it.
 - L{evidence}, L{sandboxes}: shadows, judgement and the gate; second instances for writes.
 - L{reload}, L{logs}: SIGHUP; one log for both stacks.
-- L{control}, L{figures}: what operators may ask and see.
+- L{control}, L{figures}, L{presence}: what operators may ask and see.
 - L{summary}: what a person is told at the start.
 
 Refuses: to decide about requests, loops or stages; the rooms do.

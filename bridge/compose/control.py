@@ -22,6 +22,7 @@ from bridge.errors import RefusedChangeError, StateError, StateUnavailableError
 from bridge.routing import Stage, resolve
 from bridge.state.database import shown_url
 from bridge.state.desk import Desk, moved
+from bridge.state.rollback import back, left, movable
 from bridge.state.stages import Snapshot
 from bridge.state.store import Store
 from bridge.state.thread import StateThread
@@ -113,39 +114,37 @@ class ServerControl:
         self, name: str, stage: Stage, *, who: str, why: str, weight: float | None = None, force: bool = False
     ) -> dict[str, Any]:
         if stage is Stage.LEGACY and not force:
-            return (await self.rollback(name, who=who, why=why))[0]
+            moved: dict[str, Any] = (await self.rollback(name, who=who, why=why))["moved"][0]
+            return moved
         return await self._move(lambda desk: desk.move(name, stage, who=who, why=why, weight=weight, force=force))
 
-    async def rollback(self, name: str | None, *, who: str, why: str) -> list[dict[str, Any]]:
+    async def rollback(self, name: str | None, *, who: str, why: str) -> dict[str, Any]:
         """
         Back first, then the database: legacy answers even while that is slow or gone.
         """
         table = self.stages.table.value
         routes = {route.name: (route.stage, route.weight) for route in (*table.routes, table.default)}
-        if name is not None:
-            found = resolve(name, list(routes))
-            named = {found: routes[found]}
-        else:
-            named = {n: s for n, s in routes.items() if s[0] not in (Stage.LEGACY, Stage.RETIRED)}
+        config, known = self.stages.config, self.stages.known()
+        names = [resolve(name, list(routes))] if name is not None else movable(config, known)
+        named = {each: routes[each] for each in names}
         for route in named:
             self.stages.pin(route, Stage.LEGACY)
         try:
-            done = await self._move(
-                lambda desk: [row for route in named for row in desk.rollback(route, who=who, why=why)]
-            )
+            done = await self._move(lambda desk: [back(desk, route, who=who, why=why) for route in named])
         except StateUnavailableError as error:
             # It stays pinned, and is written once the state can be.
             for route, (stage, _) in named.items():
                 self._evidence.seat.back(route, stage, f"{why} (by {who})", "")
             said = {"changed": True, "problem": str(error)}
-            return [moved(route, old, (Stage.LEGACY, 0.0), None) | said for route, old in named.items()]
+            done = [moved(route, old, (Stage.LEGACY, 0.0), None) | said for route, old in named.items()]
         except BaseException:
             for route in named:
                 self.stages.unpin(route)
             raise
-        for route in named:
-            self.stages.unpin(route)
-        return done
+        else:
+            for route in named:
+                self.stages.unpin(route)
+        return {"moved": done, "left": left(config, known, named) if name is None else []}
 
     async def answer(self, name: str, rule: str, status: str, *, who: str) -> dict[str, Any]:
         return await self._ask(lambda desk: desk.answer(name, rule, status, who=who))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ from bridge.compose.control import ServerControl
 from bridge.compose.evidence import Evidence
 from bridge.compose.figures import figures
 from bridge.compose.front_app import Composed, working_for
-from bridge.compose.loops import supervised
+from bridge.compose.loops import boot_id, supervised
+from bridge.compose.presence import Present
 from bridge.compose.reload import Reloader
 from bridge.compose.stages import Stages
 from bridge.compose.summary import summary
@@ -114,6 +116,7 @@ class Server:
     front: Front = attrs.field(init=False)
     admin: Front = attrs.field(init=False)
     evidence: Evidence | None = attrs.field(default=None, init=False)
+    present: Present | None = attrs.field(default=None, init=False)
     shadows: ShadowQueue = attrs.field(init=False)
     dispatcher: Dispatcher = attrs.field(init=False)
     composed: Composed = attrs.field(init=False)
@@ -144,6 +147,7 @@ class Server:
             key = secrets.token_bytes(32) if self.key is None else self.key
             self.evidence = Evidence(self.stages, self.state, self.books, sides, self.sandboxes, key=key)
             self.shadows = self.evidence.shadows
+            self.present = Present(boot_id(), self.state, self.stages, time.time)
         self.dispatcher = Dispatcher(self.stages.table, sides, self.shadows)
         self.composed = Composed(self)
         self.stalls = StallWatch(self.reactor.loop, packages=_packages(self.config))
@@ -282,6 +286,8 @@ class Server:
             loop.nudge()
         if self.evidence is not None:
             self.evidence.follow()
+        if self.present is not None:
+            self.present.follow()
 
     def _judge_loop(self, loop: str, paired: Paired) -> None:
         if self.evidence is not None:
@@ -289,6 +295,8 @@ class Server:
 
     async def _close_state(self) -> None:
         if self.state is not None:
+            if self.present is not None:
+                self.present.leave()
             await self.state.stop()
 
     async def _start_legacy(self) -> None:
@@ -327,6 +335,8 @@ class Server:
             if self.evidence.feed is not None:
                 self.evidence.feed.start()
             self.evidence.follow()
+        if self.present is not None:
+            self.life.spawn(self.present.run(), "presence")
 
     def _supervised(self) -> tuple[LoopSupervisor, ...]:
         return self.loops if self.evidence is None else (*self.loops, self.evidence.supervisor)

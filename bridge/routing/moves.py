@@ -70,6 +70,6 @@ def check_move(
         )
     if not passing:
         raise refused(
-            f"the gate holds it, because {reading}",
+            f"the gate holds it: {reading}",
             "Wait for the evidence, or add --force --why TEXT.",
         )

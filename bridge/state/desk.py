@@ -22,9 +22,10 @@ from bridge.config import Config, LoopConfig, RouteConfig
 from bridge.errors import RefusedChangeError, UnknownLoopError
 from bridge.parity.gate import Ruling
 from bridge.parity.tally import DIFFERENT, Tally
-from bridge.routing import Stage, resolve
+from bridge.routing import Side, Stage, resolve
 from bridge.routing.moves import check_move, is_forward
 from bridge.state.evidence import RULE
+from bridge.state.rollback import back, back_all
 from bridge.state.stages import ROUTE, Change, Snapshot
 from bridge.state.store import Store
 from bridge.state.view import Rule, View, loop_key, number, start
@@ -64,7 +65,16 @@ class Desk:
             "loops": [view.loop_row(loop) for loop in self.config.loops],
             "version": view.snapshot.version,
             "policy": self.config.source,
+            **self._overrides(view),
+        }
+
+    def _overrides(self, view: View) -> dict[str, Any]:
+        """
+        Where the stages may not be what counts.
+        """
+        return {
             "force_legacy": self.config.force_legacy,
+            "servers": [{**attrs.asdict(each), "alive": each.alive(view.now)} for each in view.servers],
         }
 
     def route(self, name: str) -> dict[str, Any]:
@@ -74,8 +84,10 @@ class Desk:
         @raise UnknownRouteError: If there is none.
         """
         route = self._find(name)
-        row = self._view(route).row(route)
+        view = self._view(route)
+        row = view.row(route)
         row.update(
+            self._overrides(view),
             outcomes=list(route.outcomes),
             ignore=list(route.ignore),
             tolerate=dict(route.tolerate),
@@ -176,21 +188,19 @@ class Desk:
             at=self.clock(),
             anew=anew,
         )
-        return moved(route.name, old, new, change) | ({"anew": True} if anew else {})
+        made = moved(route.name, old, new, change) | ({"anew": True} if anew else {})
+        return made if stage is Stage.LEGACY else made | self._overruled()
 
-    def rollback(self, name: str | None, *, who: str, why: str) -> list[dict[str, Any]]:
+    def rollback(self, name: str | None, *, who: str, why: str) -> dict[str, Any]:
         """
-        Send one route, or with None all, back to legacy; a retired one has nowhere
-        to go back to, and is passed over where all are meant.
+        Send one route, or with None all, back to legacy: C{moved}, and C{left}, which says
+        of everything else where it stays and why (empty where one route is meant).
+
+        @raise RefusedChangeError: If the one is retired: it has nowhere to go back to.
         """
-        if name is not None:
-            return [self.move(name, Stage.LEGACY, who=who, why=why)]
-        snapshot = self.snapshot()
-        return [
-            self.move(route.name, Stage.LEGACY, who=who, why=why)
-            for route in self._routes()
-            if snapshot.routes.get(route.name, start(route))[0] not in (Stage.LEGACY, Stage.RETIRED)
-        ]
+        if name is None:
+            return back_all(self, who=who, why=why)
+        return {"moved": [back(self, name, who=who, why=why)], "left": []}
 
     def hand_off(self, loop: str, stage: str, *, who: str, why: str) -> dict[str, Any]:
         """
@@ -217,6 +227,7 @@ class Desk:
         )
         return {
             **seen,
+            **({} if new.owner is Side.LEGACY else self._overruled()),
             "loop": loop,
             "from": {"stage": old.value, "weight": 0},
             "to": {"stage": new.value, "weight": 0},
@@ -308,6 +319,15 @@ class Desk:
         return made
 
     # -- inside --------------------------------------------------------------------
+
+    def _overruled(self) -> dict[str, Any]:
+        """
+        On whom a move doesn't count yet, since legacy does everything there.
+        """
+        assert self.store is not None
+        now = self.clock()
+        names = [each.name for each in self.store.servers() if each.force_legacy and each.alive(now)]
+        return {"overruled_on": names} if names else {}
 
     def _routes(self) -> tuple[RouteConfig, ...]:
         return (*self.config.routes, self.config.default_route)

@@ -8,7 +8,7 @@ anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -21,6 +21,7 @@ from bridge.parity.tally import AGAINST, DIFFERENT, IN_FAVOUR, Tally
 from bridge.routing import Side, Stage
 from bridge.state.evidence import Counted
 from bridge.state.leases import Lease
+from bridge.state.servers import Presence
 from bridge.state.stages import Snapshot
 from bridge.state.store import Store
 
@@ -28,6 +29,9 @@ Rule = Callable[[RouteConfig, Stage, Tally], Ruling]
 """
 What the gate says of a route at a stage with these counts.
 """
+
+
+_SIDES = frozenset(side.value for side in Side)
 
 
 @attrs.frozen
@@ -40,6 +44,7 @@ class View:
     @ivar identities: The identity of the code that runs, by route; where it isn't
         known, the evidence that was counted last is what counts.
     @ivar now: Wall-clock seconds.
+    @ivar servers: Who runs on it, as they said.
     """
 
     config: Config
@@ -50,12 +55,26 @@ class View:
     counted: Mapping[str, list[Counted]] = attrs.field(factory=dict)
     moved_at: Mapping[str, float] = attrs.field(factory=dict)
     leases: Mapping[str, Lease] = attrs.field(factory=dict)
+    servers: Sequence[Presence] = ()
 
     def filled(self, store: Store, route: str | None = None) -> View:
         """
         This view with the evidence of all routes, or of one.
         """
-        return attrs.evolve(self, counted=store.counted(route), moved_at=store.moved_at(route), leases=store.leases())
+        return attrs.evolve(
+            self,
+            counted=store.counted(route),
+            moved_at=store.moved_at(route),
+            leases=store.leases(),
+            servers=store.servers(),
+        )
+
+    @property
+    def forced(self) -> bool:
+        """
+        Whether legacy does everything, by this policy or on a server that runs.
+        """
+        return self.config.force_legacy or any(each.force_legacy and each.alive(self.now) for each in self.servers)
 
     def standing(self, route: RouteConfig) -> tuple[Stage, float]:
         """
@@ -124,6 +143,7 @@ class View:
         lease = self.leases.get(loop.name)
         holder = "" if lease is None or lease.holder is None else lease.holder
         owner = holder.partition(":")[0] or None
+        side = Side(owner) if owner in _SIDES else None
         stage = LoopStage(self.snapshot.loops.get(loop.name, loop.stage))
         row: dict[str, Any] = {
             "loop": loop.name,
@@ -132,7 +152,7 @@ class View:
             "stage": stage.value,
         }
         # Under force_legacy legacy runs it whatever the stage says, and nothing is on its way.
-        if owner is not None and not self.config.force_legacy and shown(stage, Side(owner)) is not stage:
+        if side is not None and not self.forced and shown(stage, side) is not stage:
             row.update(stage=LoopStage.HANDOFF.value, towards=stage.value)
         counts = self.ticks(loop)
         if counts or stage is LoopStage.OBSERVE:

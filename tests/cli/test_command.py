@@ -500,7 +500,7 @@ def test_a_running_server_is_asked(folder: Path, bgctl: Bgctl, serve: Callable[.
     assert bgctl("handoff", "consumer", "live").status == 0
     said = bgctl("rollback", "--all").out
     assert said.startswith("POST /log: modern → legacy\n")
-    assert "The loop consumer stays live: `bgctl handoff consumer legacy` moves it." in said
+    assert "Left: the loop consumer stays live: loops are handed over one at a time: `bgctl handoff" in said
     assert bgctl("set", "POST /log", "live").status == 1
     assert bgctl("route", "POST /lag").status == 1
 
@@ -605,7 +605,7 @@ def test_trouble_stands_above_the_table(capsys: pytest.CaptureFixture[str]) -> N
     show.status(found, Console())
 
     out = capsys.readouterr().out
-    assert "force_legacy is set" in out
+    assert "FORCE_LEGACY: legacy answers everything on this server" in out
     assert "State: it is locked" in out
 
 

@@ -91,7 +91,7 @@ def test_a_heavier_canary_is_a_step_forward() -> None:
     assert (is_forward(**heavier), is_forward(**lighter)) == (True, False)
     check_move("GET /x", **lighter, passing=False, reading="")
     check_move("GET /x", **heavier, passing=True, reading="")
-    with pytest.raises(RefusedChangeError, match="because less"):
+    with pytest.raises(RefusedChangeError, match="holds it: less"):
         check_move("GET /x", **heavier, passing=False, reading="less")
     with pytest.raises(RefusedChangeError, match="--weight"):
         check_move("GET /x", (Stage.SHADOW, 0.0), (Stage.CANARY, 0.0), passing=True, reading="")
