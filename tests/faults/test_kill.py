@@ -40,6 +40,7 @@ def kill_again_and_again(serve: Serve, database: Connect, data: Path, names: lis
     return prove(stored, data, load.accepted)
 
 
+@pytest.mark.slow
 def test_kills_on_both_sides_lose_nothing(serve: Serve, database: Connect, tmp_path: Path) -> None:
     """
     Legacy and modern, each alone, on one database: four kills here, a thousand in the long form.

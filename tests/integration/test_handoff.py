@@ -151,6 +151,7 @@ def test_no_tick_is_committed_twice(pair: _Pair):
     assert min(map(len, ticks.values())) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [("off", 1)], ids=["off"], indirect=True)
 def test_without_the_fence_ticks_are_doubled(pair: _Pair):
     """
