@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-
 # Seconds before a request is due, in which nothing else is waited for.
 _EARLY = 30e-6
 
