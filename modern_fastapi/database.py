@@ -1,68 +1,28 @@
 """
-Connections and transactions. Two kinds, and no third: ``read`` (each statement for itself) and ``write``.
+Connections and transactions. Two kinds, and no third: reading (each statement for itself) and writing.
 
 A SQLite transaction that reads first and writes later fails as "locked" at once when another writer came between,
 whatever the timeout; so every write transaction takes the lock when it begins. Within this process writers queue
 here, in order, rather than in SQLite's own retries.
+
+Both kinds come in two forms. ``read`` and ``write`` give a connection, for whoever has other things to await between
+his statements. ``look`` and ``work`` are given what is to be done with one: on SQLite it is done in one go on a thread
+(see ``lanes``), many writers' in one transaction. What runs often takes these.
 """
 
 import asyncio
-import sqlite3
-import threading
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-# For how long a writer waits for another process's, and for how long at a time: a stop needn't wait for all of it.
-BUSY_SECONDS = 30.0
-SLICE_SECONDS = 2.0
+from .lanes import SLICE_SECONDS, Lane, Work, Writers, read_each
 
-
-class Turnstile:
-    """
-    Lets one pass at a time, in order, on whatever event loop each of them is. SQLite's own way is to sleep and try
-    again, which may pass somebody over for seconds.
-    """
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._taken = False
-        self._waiting: deque[Future[None]] = deque()
-
-    async def __aenter__(self) -> None:
-        with self._guard:
-            if not self._taken:
-                self._taken = True
-                return
-            turn: Future[None] = Future()
-            self._waiting.append(turn)
-        try:
-            await asyncio.wrap_future(turn)
-        except asyncio.CancelledError:
-            if not turn.cancel():  # it was ours already
-                self._next()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._next()
-
-    def _next(self) -> None:
-        with self._guard:
-            while self._waiting:
-                turn = self._waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    turn.set_result(None)
-                    return
-            self._taken = False
+T = TypeVar("T")
 
 
 class Database:
@@ -71,7 +31,7 @@ class Database:
     process that write to one SQLite file from several loops.
     """
 
-    def __init__(self, url: str, writers: Turnstile | None = None, pool: int = 10) -> None:
+    def __init__(self, url: str, writers: Writers | None = None, pool: int = 10) -> None:
         self.url = url
         self.postgresql = url.startswith("postgresql:")
         if self.postgresql:
@@ -84,12 +44,12 @@ class Database:
             )
             event.listen(self.engine.sync_engine, "connect", _prepare)
             event.listen(self.engine.sync_engine, "begin", self._begin)
-        self._latest = float("inf")
         self.listeners: list[Callable[[], None]] = []
         self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT") if self.postgresql else self.engine
         self._writer = self.engine.execution_options(takes_the_lock=True)
-        self.writers = writers or Turnstile()
-        self._queue: AbstractAsyncContextManager[Any] = nullcontext() if self.postgresql else self.writers
+        self.writers = writers or Writers()
+        self._queue: AbstractAsyncContextManager[Any] = nullcontext() if self.postgresql else self.writers.turnstile
+        self._readers: Lane | None = None
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -106,8 +66,39 @@ class Database:
         """
         async with self._queue, self._writer.begin() as connection:
             yield connection
+        self._tell()
+
+    def _tell(self) -> None:
         for hear in self.listeners:
             hear()
+
+    async def look(self, work: Work[T]) -> T:
+        """
+        What ``work`` reads; each statement sees what is committed when it runs.
+        """
+        if self.postgresql:
+            async with self.read() as connection:
+                return await work(connection)
+        if self._readers is None:
+            self._readers = Lane("reader", self._make_engine(), read_each)
+        return await asyncio.wrap_future(self._readers.ask(work))
+
+    async def work(self, work: Work[T]) -> T:
+        """
+        What ``work`` answers, once what it wrote is committed; where it raises, nothing of it is. Who is cancelled
+        may have it done all the same.
+        """
+        if self.postgresql:
+            async with self.write() as connection:
+                return await work(connection)
+        answer = await asyncio.wrap_future(self.writers.ask(self, self._make_engine, work))
+        self._tell()
+        return answer
+
+    def _make_engine(self) -> Engine:
+        engine = create_engine(make_url(self.url), connect_args={"timeout": SLICE_SECONDS}, poolclass=NullPool)
+        event.listen(engine, "connect", _prepare)
+        return engine
 
     def insert(self, table: Any) -> postgresql.Insert | sqlite.Insert:
         """
@@ -119,29 +110,20 @@ class Database:
         """
         The application stops: from ``seconds`` on, nobody waits for another process's lock.
         """
-        self._latest = time.monotonic() + seconds
+        self.writers.hurry(seconds)
 
     def _begin(self, connection: Connection) -> None:
-        if not connection.get_execution_options().get("takes_the_lock"):
-            return
-        enough = time.monotonic() + BUSY_SECONDS
-        # Through SQLAlchemy, which closes a connection whose user is cancelled: its thread begins all the same.
-        while True:
-            if time.monotonic() > self._latest:
-                connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-            try:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            except OperationalError as error:
-                busy = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > min(enough, self._latest):
-                    raise
-            else:
-                return
+        if connection.get_execution_options().get("takes_the_lock"):
+            self.writers.begin(connection)
 
     async def close(self) -> None:
         """
         Gives all connections back.
         """
+        readers, self._readers = self._readers, None
+        if readers is not None:
+            await asyncio.to_thread(readers.close)
+        await asyncio.to_thread(self.writers.leave, self)
         await self.engine.dispose()
 
 

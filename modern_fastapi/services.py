@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, insert, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .bell import Bell
 from .clock import Clock, SystemClock, as_text, from_text
-from .database import Database, Turnstile
+from .database import Database
 from .engines import make_engine
 from .events import EventSource
 from .files import Files
+from .lanes import Writers
 from .migrate import migrate
 from .processes import Processes
 from .request_log import RequestLog
@@ -35,7 +37,7 @@ from .tasks.rows import TaskRows
 from .tasks.runner import Runner
 
 if TYPE_CHECKING:
-    from psycopg import AsyncConnection
+    from psycopg import AsyncConnection as Listening
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class Services:
     queue, if it has several.
     """
 
-    def __init__(self, settings: Settings, clock: Clock | None = None, writers: Turnstile | None = None) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None, writers: Writers | None = None) -> None:
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
         self.boot_id = str(uuid.uuid4())
@@ -108,13 +110,14 @@ class Services:
         for second in itertools.count():
             try:
                 if self.runner.running or second % 5 == 0:
-                    async with self.database.write() as connection:
-                        alive = update(Process).where(Process.boot_id == self.boot_id).values(beats=Process.beats + 1)
-                        await connection.execute(alive)
-                        await self.runner.beat(connection)
+                    await self.runner.beat(self._say_alive)
             except Exception:
                 log.exception("the heartbeat failed; it goes on")
             await asyncio.sleep(1.0)
+
+    async def _say_alive(self, connection: AsyncConnection) -> None:
+        alive = update(Process).where(Process.boot_id == self.boot_id).values(beats=Process.beats + 1)
+        await connection.execute(alive)
 
     async def hear_others(self) -> None:
         """
@@ -150,13 +153,13 @@ class Services:
         self.files.close()
 
 
-async def psycopg_connection(url: str) -> AsyncConnection[Any]:
+async def psycopg_connection(url: str) -> Listening[Any]:
     """
     A connection beside the pool's, which only listens.
     """
-    from psycopg import AsyncConnection
+    from psycopg import AsyncConnection as Listening
 
-    return await AsyncConnection.connect(url, autocommit=True)
+    return await Listening.connect(url, autocommit=True)
 
 
 def start_time(pid: int) -> str:

@@ -7,7 +7,7 @@ Celery's prefork has one such thread in each process, its threads pool and Drama
 import threading
 from contextlib import ExitStack
 
-from modern_fastapi.database import Turnstile
+from modern_fastapi.lanes import Writers
 from modern_fastapi.settings import Settings
 
 from .worker import Worker
@@ -21,7 +21,7 @@ class ThreadWorkers:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._local = threading.local()
-        self._writers = Turnstile()
+        self._writers = Writers()
 
     def execute(self, task_id: str) -> None:
         """

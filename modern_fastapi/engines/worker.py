@@ -9,7 +9,7 @@ import logging
 from types import TracebackType
 from typing import Self
 
-from modern_fastapi.database import Turnstile
+from modern_fastapi.lanes import Writers
 from modern_fastapi.loops.once import tick_once
 from modern_fastapi.services import Services
 from modern_fastapi.settings import Settings
@@ -25,7 +25,7 @@ class Worker:
     The workers of one process share its ``writers``.
     """
 
-    def __init__(self, settings: Settings, writers: Turnstile | None = None) -> None:
+    def __init__(self, settings: Settings, writers: Writers | None = None) -> None:
         self._settings = settings
         self._writers = writers
 

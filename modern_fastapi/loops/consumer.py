@@ -70,13 +70,12 @@ async def _is_work_due(services: Services, crew: Crew) -> bool:
     """
     if len(crew) >= services.settings.workers:
         return False
-    async with services.database.read() as connection:
-        return bool(await services.rows.due(connection, "table", as_text(services.clock.now()), 1))
+    until = as_text(services.clock.now())
+    return bool(await services.database.look(lambda connection: services.rows.due(connection, "table", until, 1)))
 
 
 async def _seconds_to_next(services: Services) -> float:
-    async with services.database.read() as connection:
-        return await _pause(services, connection)
+    return await services.database.look(lambda connection: _pause(services, connection))
 
 
 async def _pause(services: Services, connection: AsyncConnection) -> float:
@@ -111,13 +110,16 @@ class Crew:
         ended, self.ended = self.ended, []
         free = services.settings.workers - len(self)
         pause = services.settings.poll
+
+        async def write(connection: AsyncConnection) -> tuple[list[Claim], list[Claim], float]:
+            lost = await services.runner.record(connection, ended)
+            claims = await services.rows.claim(connection, free) if free else []
+            more = len(claims) < free
+            await self._fence.beat(connection, ticked=bool(claims))
+            return lost, claims, await _pause(services, connection) if more else pause
+
         try:
-            async with self._fence.write() as connection:
-                await services.runner.record(connection, ended)
-                claims = await services.rows.claim(connection, free) if free else []
-                if len(claims) < free:
-                    pause = await _pause(services, connection)
-                await self._fence.beat(connection, ticked=bool(claims))
+            lost, claims, pause = await self._fence.work(write)
         except Fenced:
             for ending in ended:
                 services.runner.forget(ending.claim)
@@ -126,6 +128,7 @@ class Crew:
             # Nothing was committed: the ends are written at the next turn, or the rows are rescued.
             self.ended = ended + self.ended
             raise
+        services.runner.recorded(ended, lost)
         for claim in claims:
             self._begin(claim)
         return pause
@@ -162,10 +165,11 @@ class Crew:
         await asyncio.sleep(0)
         if not self.ended:
             return
+        runner = self._services.runner
         try:
-            async with self._fence.write() as connection:
-                await self._services.runner.record(connection, self.ended)
+            lost = await self._fence.work(lambda connection: runner.record(connection, self.ended))
+            runner.recorded(self.ended, lost)
         except Exception as error:
             log.warning("%d tasks ended, and it could not be written: %s", len(self.ended), error)
             for ending in self.ended:
-                self._services.runner.forget(ending.claim)
+                runner.forget(ending.claim)

@@ -11,13 +11,28 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.clock import Clock, as_text
 from modern_fastapi.database import Database
-from modern_fastapi.schema import Loop, Tick
+from modern_fastapi.lanes import Work
+from modern_fastapi.schema import LOOPS, Loop, Tick
+
+T = TypeVar("T")
+
+
+# Built once, because building costs more than running.
+PRESENT = select(LOOPS.c.epoch).where(LOOPS.c.name == bindparam("loop")).with_for_update(read=True)
+BEATEN = (
+    update(LOOPS)
+    .where(LOOPS.c.name == bindparam("loop"), LOOPS.c.epoch == bindparam("held"))
+    .values(
+        owner=bindparam("holder"), state="running", last_tick=bindparam("moment"), ticks=LOOPS.c.ticks + bindparam("by")
+    )
+)
 
 
 class Fenced(Exception):
@@ -83,12 +98,25 @@ class Fence:
         A write transaction of this loop. Raises ``Fenced`` where the loop has a new owner.
         """
         async with self.database.write() as connection:
-            # The lock (of the row, or of SQLite's file) keeps the epoch as it is until our commit.
-            row = select(Loop.epoch).where(Loop.name == self.name).with_for_update(read=True)
-            present = (await connection.execute(row)).scalar_one()
-            if present != self.epoch:
-                raise Fenced(self.name, present, self.epoch)
+            await self._check(connection)
             yield connection
+
+    async def work(self, work: Work[T]) -> T:
+        """
+        The same as ``write``, for work that is done in one go.
+        """
+
+        async def checked(connection: AsyncConnection) -> T:
+            await self._check(connection)
+            return await work(connection)
+
+        return await self.database.work(checked)
+
+    async def _check(self, connection: AsyncConnection) -> None:
+        # The lock (of the row, or of SQLite's file) keeps the epoch as it is until our commit.
+        present = (await connection.execute(PRESENT, {"loop": self.name})).scalar_one()
+        if present != self.epoch:
+            raise Fenced(self.name, present, self.epoch)
 
     @asynccontextmanager
     async def tick(self, scheduled: datetime) -> AsyncIterator[AsyncConnection]:
@@ -112,13 +140,8 @@ class Fence:
         """
         Says that the loop runs. Part of a transaction of ``write``.
         """
-        await connection.execute(
-            update(Loop)
-            .where(self._ours())
-            .values(
-                owner=self.owner, state="running", last_tick=as_text(self.clock.now()), ticks=Loop.ticks + int(ticked)
-            )
-        )
+        asked = {"loop": self.name, "held": self.epoch, "holder": self.owner, "by": int(ticked)}
+        await connection.execute(BEATEN, {**asked, "moment": as_text(self.clock.now())})
 
     async def failed(self, error: BaseException) -> None:
         """

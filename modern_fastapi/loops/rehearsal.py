@@ -13,13 +13,16 @@ from __future__ import annotations
 import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.database import Database
+from modern_fastapi.lanes import Work
 from modern_fastapi.services import Services
 from modern_fastapi.tasks.rows import TaskRows
+
+T = TypeVar("T")
 
 Effect = tuple[str, str, Any]
 
@@ -81,6 +84,19 @@ class LookOnly:
             finally:
                 await connection.exec_driver_sql("ROLLBACK")
                 await connection.exec_driver_sql("PRAGMA query_only = OFF")
+
+    async def look(self, work: Work[T]) -> T:
+        """
+        What ``work`` reads, all of one moment.
+        """
+        async with self.read() as connection:
+            return await work(connection)
+
+    async def work(self, work: Work[T]) -> T:
+        """
+        Refused.
+        """
+        raise WritesInRehearsal
 
     def write(self) -> AbstractAsyncContextManager[NoReturn]:
         """

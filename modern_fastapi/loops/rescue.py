@@ -9,10 +9,13 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from modern_fastapi.schema import Process, Task
+from modern_fastapi.schema import TASKS, Process
 from modern_fastapi.services import Services, start_time
 from modern_fastapi.tasks.rows import RUNNING
 
@@ -25,6 +28,14 @@ log = logging.getLogger(__name__)
 INTERVAL = 1.0
 # Seconds after which a row of another engine is taken for lost: longer than that engine's own second try.
 STRAY = 60.0
+
+HELD = (
+    select(
+        TASKS.c.id, TASKS.c.attempts, TASKS.c.heartbeat, Process.host, Process.pid, Process.start_time, Process.boot_id
+    )
+    .outerjoin(Process, Process.boot_id == TASKS.c.owner)
+    .where(RUNNING)
+)
 
 Mark = tuple[str, int, int]
 
@@ -60,17 +71,15 @@ async def rehearse(services: Services, observe: Observe) -> None:
             observe(tick, [("row", f"tasks:{task_id}", {"attempts": attempts}) for task_id, attempts, _ in stale])
 
 
+async def _running(connection: AsyncConnection) -> Sequence[Any]:
+    return (await connection.execute(HELD)).all()
+
+
 async def _find(services: Services, seen: dict[Mark, float], now: float) -> tuple[dict[Mark, float], list[Mark]]:
     """
     What runs, with the time of its first sight, and what of it is stale.
     """
-    running = (
-        select(Task.id, Task.attempts, Task.heartbeat, Process.host, Process.pid, Process.start_time, Process.boot_id)
-        .outerjoin(Process, Process.boot_id == Task.owner)
-        .where(RUNNING)
-    )
-    async with services.database.read() as connection:
-        rows = (await connection.execute(running)).all()
+    rows = await services.database.look(_running)
     marks: dict[Mark, float] = {}
     stale: list[Mark] = []
     for row in rows:
@@ -89,10 +98,14 @@ async def look(services: Services, fence: Fence, seen: dict[Mark, float], *, bea
     marks, stale = await _find(services, seen, services.clock.monotonic())
     if not stale and not beat:
         return marks
-    async with fence.write() as connection:
+
+    async def put_back(connection: AsyncConnection) -> tuple[list[str], list[str], int]:
         again, failed = await services.rows.rescue(connection, stale)
         strays = await services.rows.adopt_strays(connection, services.engine.name, STRAY) if beat else 0
         await fence.beat(connection, ticked=True)
+        return again, failed, strays
+
+    again, failed, strays = await fence.work(put_back)
     for task_id in again:
         log.warning("task %s: whoever ran it is gone; it waits again", task_id)
     for task_id in failed:

@@ -14,6 +14,7 @@ from modern_fastapi.models import Login, Registered, Registration, Visitor
 from modern_fastapi.requests import Json, StrictRoute
 from modern_fastapi.schema import User
 from modern_fastapi.tasks import records
+from modern_fastapi.tasks.submissions import Batch
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
 
@@ -25,7 +26,8 @@ async def register(registration: Registration, services: AllServices, tasks: Tas
     """
     user_id = str(uuid.uuid4())
     user = {"user_id": user_id, "email": registration.email, "name": registration.name}
-    async with tasks.transaction() as batch:
+
+    async def write(batch: Batch) -> list[str]:
         insert = services.database.insert(User).values(
             email_key=registration.email.lower(), created_at=as_text(services.clock.now()), **user
         )
@@ -38,7 +40,9 @@ async def register(registration: Registration, services: AllServices, tasks: Tas
         directory = await batch.submit("directory.create", account, after=welcome)
         admin = records.NewUser(user_id=user_id, email=registration.email)
         notice = await batch.submit("admin.notify", admin, after=directory)
-    return Registered(**user, task_ids=[welcome, directory, notice])
+        return [welcome, directory, notice]
+
+    return Registered(**user, task_ids=await tasks.write(write))
 
 
 @router.post("/login", responses=problems(body=True))

@@ -19,6 +19,7 @@ from modern_fastapi.requests import Json, StrictRoute
 from modern_fastapi.schema import Export, Status, Task, Upload
 from modern_fastapi.services import Services
 from modern_fastapi.tasks import documents
+from modern_fastapi.tasks.submissions import Batch
 from modern_fastapi.uploads import receive
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
@@ -72,23 +73,21 @@ async def upload(request: Request, services: AllServices, tasks: Tasks) -> Uploa
     final = services.files.path(name)
     async with receive(request, services.files, name, services.settings.upload_limit) as received:
         os.replace(received.path, final)
+
+        async def write(batch: Batch) -> str:
+            task_id = await batch.submit("file.process", documents.UploadedFile(upload_id=upload_id))
+            values = {"upload_id": upload_id, "filename": received.filename, "size": received.size, "task_id": task_id}
+            await batch.connection.execute(insert(Upload), {**values, "created_at": as_text(services.clock.now())})
+            batch.created("row", "uploads", {"filename": received.filename, "size": received.size})
+            batch.created("file", name, received.size)
+            return task_id
+
         try:
-            async with tasks.transaction() as batch:
-                task_id = await batch.submit("file.process", documents.UploadedFile(upload_id=upload_id))
-                await batch.connection.execute(
-                    insert(Upload).values(
-                        upload_id=upload_id,
-                        filename=received.filename,
-                        size=received.size,
-                        task_id=task_id,
-                        created_at=as_text(services.clock.now()),
-                    )
-                )
-                batch.created("row", "uploads", {"filename": received.filename, "size": received.size})
-                batch.created("file", name, received.size)
-        except BaseException:
+            task_id = await tasks.write(write)
+        except Exception:
             final.unlink(missing_ok=True)
             raise
+        # Where we are cancelled the row may be written, and needs its file; one without a row is cleaned up.
     return Uploaded(upload_id=upload_id, filename=received.filename, task_id=task_id)
 
 
@@ -111,16 +110,15 @@ async def export(
     Starts an export of the tasks table.
     """
     export_id = str(uuid.uuid4())
-    async with tasks.transaction() as batch:
-        wanted = documents.WantedExport(export_id=export_id, format=form)
-        task_id = await batch.submit("export.data", wanted)
-        await batch.connection.execute(
-            insert(Export).values(
-                export_id=export_id, format=form, task_id=task_id, created_at=as_text(services.clock.now())
-            )
-        )
+
+    async def write(batch: Batch) -> str:
+        task_id = await batch.submit("export.data", documents.WantedExport(export_id=export_id, format=form))
+        values = {"export_id": export_id, "format": form, "task_id": task_id}
+        await batch.connection.execute(insert(Export), {**values, "created_at": as_text(services.clock.now())})
         batch.created("row", "exports", {"export_id": export_id, "format": form})
-    return Exporting(export_id=export_id, task_id=task_id)
+        return task_id
+
+    return Exporting(export_id=export_id, task_id=await tasks.write(write))
 
 
 @router.get(

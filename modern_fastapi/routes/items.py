@@ -16,6 +16,7 @@ from modern_fastapi.models import ItemProcessing, NewItem
 from modern_fastapi.requests import Json, StrictRoute
 from modern_fastapi.schema import Item
 from modern_fastapi.tasks import records
+from modern_fastapi.tasks.submissions import Batch
 
 router = APIRouter(route_class=StrictRoute, default_response_class=Json)
 
@@ -26,13 +27,14 @@ async def create_item(name: ItemName, services: AllServices, tasks: Tasks) -> Ne
     Makes an item.
     """
     item_id = str(uuid.uuid4())
-    async with tasks.transaction() as batch:
-        await batch.connection.execute(
-            insert(Item).values(item_id=item_id, name=name, created_at=as_text(services.clock.now()))
-        )
+
+    async def write(batch: Batch) -> str:
+        values = {"item_id": item_id, "name": name, "created_at": as_text(services.clock.now())}
+        await batch.connection.execute(insert(Item), values)
         batch.created("row", "items", {"item_id": item_id, "name": name})
-        task_id = await batch.submit("log.write", records.LogLine(message=f"item {item_id} created: {name}"))
-    return NewItem(item_id=item_id, name=name, task_id=task_id)
+        return await batch.submit("log.write", records.LogLine(message=f"item {item_id} created: {name}"))
+
+    return NewItem(item_id=item_id, name=name, task_id=await tasks.write(write))
 
 
 async def logged_query(tasks: Tasks, item_id: PathItem, q: MaybeMessage = None) -> str | None:
@@ -54,7 +56,6 @@ async def process_item(
     """
     Processes an item after its query was logged.
     """
-    async with tasks.transaction() as batch:
-        line = records.LogLine(message=f"item {item_id} processed")
-        own = await batch.submit("log.write", line, after=logged)
+    line = records.LogLine(message=f"item {item_id} processed")
+    own = await tasks.write(lambda batch: batch.submit("log.write", line, after=logged))
     return ItemProcessing(item_id=item_id, query=q, task_ids=[own] if logged is None else [logged, own])

@@ -9,7 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.clock import Clock, as_text
 from modern_fastapi.database import Database
-from modern_fastapi.schema import Limit, Status, Task
+from modern_fastapi.schema import LIMITS, Limit, Status, Task
+
+LOOKED_AT = select(LIMITS)
+LOCKED = LOOKED_AT.with_for_update()
 
 
 async def allowances(connection: AsyncConnection, clock: Clock, *, lock: bool = True) -> dict[str, int]:
@@ -17,8 +20,7 @@ async def allowances(connection: AsyncConnection, clock: Clock, *, lock: bool = 
     How many tasks of each limited name may start now. Part of the transaction that claims them: the limits' rows stay
     locked until its end, so that two processes cannot both take the last place. Without the ``lock`` it is only a look.
     """
-    limits = select(Limit).with_for_update() if lock else select(Limit)
-    rows = (await connection.execute(limits)).all()
+    rows = (await connection.execute(LOCKED if lock else LOOKED_AT)).all()
     found: dict[str, int] = {}
     for row in rows:
         left = []

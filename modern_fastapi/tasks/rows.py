@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Row, and_, bindparam, case, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Integer, Row, and_, bindparam, case, func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.clock import Clock, as_text, later
 from modern_fastapi.database import Database
-from modern_fastapi.schema import FINAL, Status, Task
+from modern_fastapi.schema import FINAL, TASKS, Status, Task
 
 from .limits import allowances
 
@@ -33,59 +33,69 @@ BACKOFF_FIRST = 0.2
 BACKOFF_CAP = 30.0
 
 
-_BEFORE = Task.__table__.alias("before")
+NEW = insert(TASKS)
+_BEFORE = TASKS.alias("before")
 
 # Built once, because building costs more than running: these run for every few tasks.
 CLAIMABLE = and_(
     WAITING,
-    Task.cancel_requested == 0,
+    TASKS.c.cancel_requested == 0,
     or_(
-        Task.after_id.is_(None),
-        ~select(1).where(_BEFORE.c.id == Task.after_id, _BEFORE.c.status.not_in(FINAL)).exists(),
+        TASKS.c.after_id.is_(None),
+        ~select(1).where(_BEFORE.c.id == TASKS.c.after_id, _BEFORE.c.status.not_in(FINAL)).exists(),
     ),
 )
 DUE = (
-    select(Task.seq, Task.id, Task.name, Task.attempts, Task.run_at)
-    .where(CLAIMABLE, Task.run_at <= bindparam("until"), Task.engine == bindparam("engine"))
-    .order_by(Task.priority.desc(), Task.run_at, Task.seq)
+    select(TASKS.c.seq, TASKS.c.id, TASKS.c.name, TASKS.c.attempts, TASKS.c.run_at)
+    .where(CLAIMABLE, TASKS.c.run_at <= bindparam("until"), TASKS.c.engine == bindparam("engine"))
+    .order_by(TASKS.c.priority.desc(), TASKS.c.run_at, TASKS.c.seq)
     .limit(bindparam("most", type_=Integer))
 )
 DUE_LOCKED = DUE.with_for_update(skip_locked=True)
-SOONEST = select(func.min(Task.run_at)).where(
-    CLAIMABLE, Task.engine == bindparam("engine"), Task.run_at > bindparam("after")
+ASKED = (
+    select(TASKS.c.seq, TASKS.c.id, TASKS.c.name)
+    .where(TASKS.c.id.in_(bindparam("ids", expanding=True)), CLAIMABLE, TASKS.c.run_at <= bindparam("until"))
+    .with_for_update(skip_locked=True)
+)
+SOONEST = select(func.min(TASKS.c.run_at)).where(
+    CLAIMABLE, TASKS.c.engine == bindparam("engine"), TASKS.c.run_at > bindparam("after")
 )
 TAKEN = (
-    update(Task)
-    .where(Task.seq.in_(bindparam("seqs", expanding=True)))
+    update(TASKS)
+    .where(TASKS.c.seq.in_(bindparam("seqs", expanding=True)))
     .values(
-        status=Status.RUNNING,
+        status=Status.RUNNING.value,
         owner=bindparam("taker"),
-        attempts=Task.attempts + 1,
+        attempts=TASKS.c.attempts + 1,
         heartbeat=0,
         started_at=bindparam("moment"),
     )
     .returning(
-        Task.seq,
-        Task.id,
-        Task.name,
-        Task.params,
-        Task.attempts,
-        Task.failures,
-        Task.max_attempts,
-        Task.timeout,
-        Task.created_at,
+        TASKS.c.seq,
+        TASKS.c.id,
+        TASKS.c.name,
+        TASKS.c.params,
+        TASKS.c.attempts,
+        TASKS.c.failures,
+        TASKS.c.max_attempts,
+        TASKS.c.timeout,
+        TASKS.c.created_at,
     )
 )
 SUCCEEDED = (
-    update(Task)
+    update(TASKS)
     .where(
-        Task.id == bindparam("held_id"),
-        Task.attempts == bindparam("held_attempts"),
-        Task.owner == bindparam("holder"),
+        TASKS.c.id == bindparam("held_id"),
+        TASKS.c.attempts == bindparam("held_attempts"),
+        TASKS.c.owner == bindparam("holder"),
         RUNNING,
     )
     .values(
-        status=Status.SUCCESS, progress=1.0, error=None, finished_at=bindparam("moment"), result=bindparam("the_result")
+        status=Status.SUCCESS.value,
+        progress=1.0,
+        error=None,
+        finished_at=bindparam("moment"),
+        result=bindparam("the_result"),
     )
 )
 
@@ -155,11 +165,11 @@ class TaskRows:
             "created_at": as_text(now),
             "expires_at": None if task.expires_in is None else later(now, task.expires_in),
         }
-        insert = self.database.insert(Task).values(**values)
         if task.key is None:
-            await connection.execute(insert)
+            await connection.execute(NEW, values)
             return str(values["id"])
-        await connection.execute(insert.on_conflict_do_nothing(index_elements=["unique_key"]))
+        keyed = self.database.insert(Task).values(**values)
+        await connection.execute(keyed.on_conflict_do_nothing(index_elements=["unique_key"]))
         return (await connection.execute(select(Task.id).where(Task.unique_key == task.key))).scalar_one()
 
     async def claim(self, connection: AsyncConnection, limit: int) -> list[Claim]:
@@ -183,7 +193,7 @@ class TaskRows:
             page = DUE_LOCKED if lock else DUE
             if left:
                 spent = [name for name, count in left.items() if not count]
-                page = page.where(Task.name.not_in(spent), Task.seq.not_in([row.seq for row in chosen]))
+                page = page.where(TASKS.c.name.not_in(spent), TASKS.c.seq.not_in([row.seq for row in chosen]))
             rows = (await connection.execute(page, {**asked, "most": limit - len(chosen)})).all()
             for row in rows:
                 if left.get(row.name, 1):
@@ -198,14 +208,26 @@ class TaskRows:
         """
         Takes one row by its id, whatever its engine, or nothing where it may not start yet.
         """
+        return (await self.claim_each(connection, [task_id]))[0]
+
+    async def claim_each(self, connection: AsyncConnection, task_ids: Sequence[str]) -> list[Claim | None]:
+        """
+        The same for several; their claims in the same order.
+        """
         left = await allowances(connection, self.clock)
-        spent = [name for name, count in left.items() if not count]
-        due = select(Task.seq).where(
-            Task.id == task_id, CLAIMABLE, Task.run_at <= as_text(self.clock.now()), Task.name.not_in(spent)
-        )
-        found = await connection.execute(due.with_for_update(skip_locked=True))
-        claims = await self._take(connection, list(found.scalars()))
-        return claims[0] if claims else None
+        asked = {"ids": task_ids, "until": as_text(self.clock.now())}
+        found = {row.id: row for row in await connection.execute(ASKED, asked)}
+        chosen = []
+        for task_id in dict.fromkeys(task_ids):
+            row = found.get(task_id)
+            if row is None or not left.get(row.name, 1):
+                continue
+            if row.name in left:
+                left[row.name] -= 1
+            chosen.append(row.seq)
+        claims = {claim.id: claim for claim in await self._take(connection, chosen)}
+        # Who asks twice for one row gets it once.
+        return [claims.pop(task_id, None) for task_id in task_ids]
 
     async def due(
         self, connection: AsyncConnection, engine: str, until: str, limit: int = 1000, fresh: str | None = None
@@ -234,7 +256,8 @@ class TaskRows:
         """
         When the next waiting row of an engine is due, as text; of those due after ``after``.
         """
-        return (await connection.execute(SOONEST, {"engine": engine, "after": after})).scalar()
+        soonest: str | None = (await connection.execute(SOONEST, {"engine": engine, "after": after})).scalar()
+        return soonest
 
     def _held(self, claim: Claim) -> ColumnElement[bool]:
         return and_(Task.id == claim.id, Task.owner == self.boot_id, Task.attempts == claim.attempts, RUNNING)

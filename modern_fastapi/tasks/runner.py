@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from modern_fastapi.lanes import Work
+
 from .context import Cancelled, Released, Stopped, TaskContext
 from .rows import Claim
 from .together import Together
@@ -75,12 +77,11 @@ class Runner:
             raise asyncio.CancelledError
 
     async def _claim(self, task_ids: list[str]) -> list[Claim | None]:
-        async with self._services.database.write() as connection:
-            return [await self._rows.claim_one(connection, task_id) for task_id in task_ids]
+        return await self._services.database.work(lambda connection: self._rows.claim_each(connection, task_ids))
 
     async def _end(self, endings: list[Ending]) -> list[None]:
-        async with self._services.database.write() as connection:
-            await self.record(connection, endings)
+        lost = await self._services.database.work(lambda connection: self.record(connection, endings))
+        self.recorded(endings, lost)
         return [None] * len(endings)
 
     async def settled(self) -> None:
@@ -119,15 +120,23 @@ class Runner:
             return Ending(claim, partial(rows.fail, claim=claim, error=f"{type(error).__name__}: {text}"))
         return Ending(claim, None, result)
 
-    async def record(self, connection: AsyncConnection, endings: Sequence[Ending]) -> None:
+    async def record(self, connection: AsyncConnection, endings: Sequence[Ending]) -> list[Claim]:
         """
-        Writes how attempts ended: those that succeeded, as most do, in one statement.
+        Writes how attempts ended: those that succeeded, as most do, in one statement. Returns those that were not ours
+        any more.
         """
         succeeded = [(ending.claim, ending.result) for ending in endings if ending.write is None]
         lost = await self._rows.succeed(connection, succeeded)
         for ending in endings:
             if ending.write is not None and not await ending.write(connection):
                 lost.append(ending.claim)
+        return lost
+
+    def recorded(self, endings: Sequence[Ending], lost: Sequence[Claim]) -> None:
+        """
+        Ends the heartbeats of what was recorded, once that is committed.
+        """
+        for ending in endings:
             self.forget(ending.claim)
         for claim in lost:
             log.warning("task %s: attempt %d was not ours any more; its end is dropped", claim.id, claim.attempts)
@@ -140,14 +149,20 @@ class Runner:
         if context is not None and context.attempts == claim.attempts:
             del self.running[claim.id]
 
-    async def beat(self, connection: AsyncConnection) -> None:
+    async def beat(self, sign: Work[None]) -> None:
         """
-        Renews all rows that run here, writes their progress down, and passes on who should stop.
+        In one transaction with ``sign``: renews all rows that run here and writes their progress down. Then it passes
+        on who should stop.
         """
         contexts = dict(self.running)
-        if not contexts:
-            return
-        held = await self._rows.beat(connection, {task_id: one.done for task_id, one in contexts.items()})
+
+        async def renew(connection: AsyncConnection) -> dict[str, bool]:
+            await sign(connection)
+            if not contexts:
+                return {}
+            return await self._rows.beat(connection, {task_id: one.done for task_id, one in contexts.items()})
+
+        held = await self._services.database.work(renew)
         for task_id, context in contexts.items():
             if task_id not in held:
                 context.stop(Released)

@@ -6,9 +6,8 @@ What is in the table survives everything that comes later, so that a lost word c
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import BackgroundTasks
 from pydantic import BaseModel
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
     from modern_fastapi.services import Services
 
 
+T = TypeVar("T")
+
+
 class Submissions:
     """
     The tasks of one request.
@@ -32,17 +34,21 @@ class Submissions:
         self._background = background
         self._effects = effects
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Batch]:
+    async def write(self, work: Callable[[Batch], Coroutine[Any, Any, T]]) -> T:
         """
-        One write transaction for the request's own rows and its tasks. The engine hears of the tasks after the
-        answer, and only when the transaction was committed.
+        What ``work`` answers: one write transaction for the request's own rows and its tasks, in which it awaits
+        nothing but its batch. The engine hears of the tasks after the answer, and only when the transaction was
+        committed.
         """
-        async with self._services.database.write() as connection:
+
+        async def write(connection: AsyncConnection) -> tuple[Batch, T]:
             batch = Batch(self._services, connection, self._effects)
-            yield batch
+            return batch, await work(batch)
+
+        batch, answer = await self._services.database.work(write)
         batch.announce()
         self._background.add_task(self._services.engine.start, batch.task_ids)
+        return answer
 
     async def submit(
         self, name: str, params: BaseModel, *, key: str | None = None, delay: float = 0.0, priority: int = 0
@@ -50,8 +56,7 @@ class Submissions:
         """
         One task in a transaction of its own; its id.
         """
-        async with self.transaction() as batch:
-            return await batch.submit(name, params, key=key, delay=delay, priority=priority)
+        return await self.write(lambda batch: batch.submit(name, params, key=key, delay=delay, priority=priority))
 
 
 class Batch:

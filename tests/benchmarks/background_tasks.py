@@ -30,6 +30,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 import tests.benchmarks.napping  # noqa: F401 -- teaches the two tasks
 from modern_fastapi.schema import Task
@@ -151,8 +152,11 @@ async def run_all(one: Running, engine: str, name: str, count: int) -> float:
     """
     services = one.services
     began = time.time()
-    async with services.database.write() as connection:
-        ids = [await services.rows.add(connection, NewTask(name, {}), engine) for _ in range(count)]
+
+    async def submit(connection: AsyncConnection) -> list[str]:
+        return [await services.rows.add(connection, NewTask(name, {}), engine) for _ in range(count)]
+
+    ids = await services.database.work(submit)
     began = began if name == "bench.nothing" else time.time()
     if engine == "inline":  # ten requests at a time, each running its own after its answer
         for_each = [services.engine.start(ids[number::WORKERS]) for number in range(WORKERS)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from modern_fastapi.database import Turnstile
+from modern_fastapi.lanes import Turnstile
 from modern_fastapi.schema import Task
 from modern_fastapi.tasks.together import Together
 from tests.modern.application import add, run, services
