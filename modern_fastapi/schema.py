@@ -157,6 +157,7 @@ class Task(Base):
     started_at: Mapped[str | None]
     finished_at: Mapped[str | None]
     expires_at: Mapped[str | None]
+    handed: Mapped[int]
 
 
 class Event(Base):

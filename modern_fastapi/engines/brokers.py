@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from modern_fastapi.settings import RefusedToStart, Settings
 
@@ -22,6 +22,8 @@ from .relay import Relay, Undeliverable
 
 if TYPE_CHECKING:
     from modern_fastapi.services import Services
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +39,11 @@ DEFAULT_BROKER = "redis://127.0.0.1:6379/0"
 @dataclass(frozen=True)
 class Publisher:
     """
-    A connection to a broker. Both block, and belong to one thread.
+    A connection to a broker, and how many messages wait there. All block, and belong to one thread.
     """
 
     publish: Callable[[Sequence[str]], None]
+    depth: Callable[[], int]
     close: Callable[[], object]
 
 
@@ -80,19 +83,25 @@ class BrokerEngine:
         self._connect = connect
         self._publisher: Publisher | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._relay = Relay(services, name, self._deliver, patience=PATIENCE)
+        self._relay = Relay(services, name, self._deliver, patience=PATIENCE, depth=self._count)
 
     async def start(self, task_ids: Sequence[str]) -> None:
         self._relay.bell.ring()
 
     async def _deliver(self, task_ids: Sequence[str]) -> None:
-        def publish() -> None:
+        await self._ask(lambda publisher: publisher.publish(task_ids))
+
+    async def _count(self) -> int:
+        return await self._ask(lambda publisher: publisher.depth())
+
+    async def _ask(self, what: Callable[[Publisher], T]) -> T:
+        def ask() -> T:
             if self._publisher is None:
                 self._publisher = self._connect()
-            self._publisher.publish(task_ids)
+            return what(self._publisher)
 
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, publish)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, ask)
         except Exception as error:
             # Each client has its own family of errors, and all of them mean that the rows wait.
             raise Undeliverable(f"{type(error).__name__}: {error}") from error
@@ -117,7 +126,14 @@ def _celery(settings: Settings) -> Publisher:
         for task_id in task_ids:
             app.send_task(EXECUTE, args=[task_id], ignore_result=True)
 
-    return Publisher(publish, app.close)
+    def depth() -> int:
+        with app.connection_for_write() as connection:
+            try:
+                return int(connection.default_channel.queue_declare(QUEUE, passive=True).message_count)
+            except connection.channel_errors:
+                return 0  # there is no such queue, which on Redis is an empty one
+
+    return Publisher(publish, depth, app.close)
 
 
 def _rq(settings: Settings) -> Publisher:
@@ -131,7 +147,7 @@ def _rq(settings: Settings) -> Publisher:
         for task_id in task_ids:
             queue.enqueue("modern_fastapi.engines.rq_worker.execute", task_id, result_ttl=0, failure_ttl=60)
 
-    return Publisher(publish, connection.close)
+    return Publisher(publish, lambda: int(queue.count), connection.close)
 
 
 def _dramatiq(settings: Settings) -> Publisher:
@@ -149,7 +165,13 @@ def _dramatiq(settings: Settings) -> Publisher:
             )
             broker.enqueue(message)
 
-    return Publisher(publish, broker.close)
+    def depth() -> int:
+        if hasattr(broker, "get_queue_message_counts"):
+            return int(broker.get_queue_message_counts(DRAMATIQ_QUEUE)[0])
+        counted: int = broker.do_qsize(DRAMATIQ_QUEUE)  # type: ignore[attr-defined]
+        return counted
+
+    return Publisher(publish, depth, broker.close)
 
 
 PUBLISHERS: dict[str, Callable[[Settings], Publisher]] = {"celery": _celery, "rq": _rq, "dramatiq": _dramatiq}

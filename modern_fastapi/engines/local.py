@@ -67,7 +67,7 @@ class AsyncioEngine:
         self._services = services
         self._slots = asyncio.Semaphore(services.settings.workers)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._relay = Relay(services, self.name, self._begin, patience=PATIENCE)
+        self._relay = Relay(services, self.name, self._begin, patience=PATIENCE, room=2 * services.settings.workers)
 
     async def start(self, task_ids: Sequence[str]) -> None:
         self._relay.bell.ring()
@@ -111,7 +111,7 @@ class ThreadEngine:
         self._waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._workers: list[Worker] = []
-        self._relay = Relay(services, self.name, self._put, patience=PATIENCE)
+        self._relay = Relay(services, self.name, self._put, patience=PATIENCE, room=2 * services.settings.workers)
 
     async def start(self, task_ids: Sequence[str]) -> None:
         self._relay.bell.ring()

@@ -36,9 +36,16 @@ class Relay:
     The rows of one engine on their way to it.
 
     ``deliver`` hands ids over, or raises ``Undeliverable``. A row that was never started is left to whoever submitted
-    it for ``delay`` seconds; a retry is nobody else's, and is handed over when it is due. A row that still waits
-    ``patience`` seconds later is handed over again, each time after twice the pause. Where nothing can be delivered for
-    that long, the rows go to the table instead, for any consumer.
+    it for ``delay`` seconds; a retry is nobody else's, and is handed over when it is due. Where nothing can be
+    delivered for ``patience`` seconds, the rows go to the table instead, for any consumer.
+
+    An engine of this process loses what it was given with the process. The relay remembers what it has, up to ``room``
+    rows that wait, and hands over again what still waits ``patience`` seconds later, each time after twice the pause.
+
+    A broker keeps what it was given: ``depth`` says how many messages are there. That a row was handed over stands in
+    the row, so that however often a server starts, and however long the backlog, each has one message. Only where
+    there are fewer than half as many messages as rows for ``patience`` seconds are they taken for lost, and handed over
+    again, each time after twice the pause.
     """
 
     def __init__(
@@ -49,12 +56,18 @@ class Relay:
         *,
         delay: float = 0.0,
         patience: float = 30.0,
+        room: int = 1000,
+        depth: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
         self._services = services
         self._engine = engine
         self._deliver = deliver
         self._delay = timedelta(seconds=delay)
         self._patience = patience
+        self._room = room
+        self._depth = depth
+        self._short_since: float | None = None
+        self._again = 0
         self._handed: dict[Due, tuple[float, float]] = {}
         self._down_since: float | None = None
         self.bell = Bell()
@@ -77,16 +90,45 @@ class Relay:
     async def _due(self) -> list[Due]:
         rows, now = self._services.rows, self._services.clock.monotonic()
         moment = self._services.clock.now()
-        async with self._services.database.read() as connection:
-            due = await rows.due(connection, self._engine, as_text(moment), fresh=as_text(moment - self._delay))
+        if self._depth is not None:
+            await self._look_for_losses(self._depth)
+            until = as_text(moment)
+            return await self._services.database.look(
+                lambda connection: rows.to_hand_over(connection, self._engine, until, BATCH)
+            )
+        asked = {"until": as_text(moment), "fresh": as_text(moment - self._delay), "limit": self._room}
+        due = await self._services.database.look(lambda connection: rows.due(connection, self._engine, **asked))
         self._handed = {row: self._handed[row] for row in due if row in self._handed}
         fresh = [row for row in due if self._handed.get(row, (0.0, 0.0))[0] <= now]
         return fresh[:BATCH]
 
+    async def _look_for_losses(self, depth: Callable[[], Awaitable[int]]) -> None:
+        now = self._services.clock.monotonic()
+        if self._short_since is None:
+            self._short_since = now
+        if now - self._short_since < min(LONGEST_PAUSE, self._patience * 2**self._again):
+            return
+        self._short_since = now
+        database, rows = self._services.database, self._services.rows
+        waiting = await database.look(lambda connection: rows.count_handed(connection, self._engine))
+        if not waiting:
+            self._again = 0
+            return
+        try:
+            there = await depth()
+        except Undeliverable as error:
+            # To hand over again is how it is found out for how long that lasts.
+            log.debug("%s does not say what it has: %s", self._engine, error)
+            there = 0
+        if 2 * there < waiting:
+            log.warning("%s has %d messages for %d rows; they are handed over again", self._engine, there, waiting)
+            await database.work(lambda connection: rows.forget_handed(connection, self._engine))
+            self._again = min(10, self._again + 1)
+
     async def _pause(self) -> float:
         poll = self._services.settings.poll
-        async with self._services.database.read() as connection:
-            due = await self._services.rows.next_due(connection, self._engine, as_text(self._services.clock.now()))
+        rows, after = self._services.rows, as_text(self._services.clock.now())
+        due = await self._services.database.look(lambda connection: rows.next_due(connection, self._engine, after))
         return poll if due is None else min(poll, max(0.01, self._services.seconds_until(due)))
 
     async def _hand_over(self, due: list[Due]) -> None:
@@ -99,14 +141,19 @@ class Relay:
                 self._down_since = now
                 log.error("%s cannot be reached, the rows wait: %s", self._engine, error)
             elif now - self._down_since >= self._patience:
-                async with self._services.database.write() as connection:
-                    await self._services.rows.move_to_table(connection, task_ids)
+                rows = self._services.rows
+                await self._services.database.work(lambda connection: rows.move_to_table(connection, task_ids))
                 self._services.bell.ring()
                 log.error("%s cannot be reached, %d rows went to the table", self._engine, len(due))
             return
         if self._down_since is not None:
             log.warning("%s can be reached again", self._engine)
             self._down_since = None
+        if self._depth is not None:
+            await self._services.database.work(lambda connection: self._services.rows.handed_over(connection, due))
+            if len(due) == BATCH:
+                self.bell.ring()
+            return
         for row in due:
             pause = min(LONGEST_PAUSE, 2 * self._handed.get(row, (0.0, self._patience / 2))[1])
             self._handed[row] = (now + pause, pause)

@@ -57,6 +57,10 @@ ASKED = (
     .where(TASKS.c.id.in_(bindparam("ids", expanding=True)), CLAIMABLE, TASKS.c.run_at <= bindparam("until"))
     .with_for_update(skip_locked=True)
 )
+# As the index has it. A row's next attempt is one more than it was started for.
+UNHANDED = and_(WAITING, text("tasks.engine <> 'table'"), text("tasks.handed <= tasks.attempts"))
+TO_HAND_OVER = DUE.where(UNHANDED)
+HANDED = and_(WAITING, TASKS.c.engine == bindparam("engine_"), TASKS.c.handed > TASKS.c.attempts)
 SOONEST = select(func.min(TASKS.c.run_at)).where(
     CLAIMABLE, TASKS.c.engine == bindparam("engine"), TASKS.c.run_at > bindparam("after")
 )
@@ -238,6 +242,34 @@ class TaskRows:
         """
         rows = await connection.execute(DUE, {"engine": engine, "until": until, "most": limit})
         return [(row.id, row.attempts) for row in rows if fresh is None or row.attempts or row.run_at <= fresh]
+
+    async def to_hand_over(self, connection: AsyncConnection, engine: str, until: str, limit: int) -> list[Due]:
+        """
+        The rows that were due at ``until`` and that their broker has no message for.
+        """
+        rows = await connection.execute(TO_HAND_OVER, {"engine": engine, "until": until, "most": limit})
+        return [(row.id, row.attempts) for row in rows]
+
+    async def handed_over(self, connection: AsyncConnection, rows: Sequence[Due]) -> None:
+        """
+        Notes that the broker has a message for the next attempt of each.
+        """
+        noted = update(TASKS).where(TASKS.c.id == bindparam("given"), TASKS.c.attempts == bindparam("before"), WAITING)
+        many = [{"given": task_id, "before": attempts, "next": attempts + 1} for task_id, attempts in rows]
+        await connection.execute(noted.values(handed=bindparam("next")), many)
+
+    async def count_handed(self, connection: AsyncConnection, engine: str) -> int:
+        """
+        How many rows of an engine wait, and were handed over.
+        """
+        counted = select(func.count()).select_from(TASKS).where(HANDED)
+        return (await connection.execute(counted, {"engine_": engine})).scalar() or 0
+
+    async def forget_handed(self, connection: AsyncConnection, engine: str) -> None:
+        """
+        The broker has lost what it was given: all that wait are to be handed over again.
+        """
+        await connection.execute(update(TASKS).where(HANDED).values(handed=0), {"engine_": engine})
 
     async def move_to_table(self, connection: AsyncConnection, task_ids: Sequence[str]) -> None:
         """

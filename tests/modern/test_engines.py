@@ -22,6 +22,7 @@ from modern_fastapi.app import create_app
 from modern_fastapi.engines.relay import Relay, Undeliverable
 from modern_fastapi.loops.once import TICKING, tick_once
 from modern_fastapi.schema import Event, Tick
+from modern_fastapi.services import Services
 from modern_fastapi.settings import RefusedToStart
 from tests.modern.application import Running, SteppedClock, add, run, running, services, until
 from tests.modern.test_rows import row
@@ -296,6 +297,50 @@ def test_relay_hands_over_again_what_was_lost(tmp_path: Path) -> None:
                 assert held is not None
                 await made.rows.release(connection, held)
             assert 4 == await look(0)
+
+    run(scenario())
+
+
+def test_a_restart_sends_no_second_message(tmp_path: Path) -> None:
+    """
+    What a broker has been given stands in the rows: ten servers one after another send one message for each row of a
+    backlog, however long it waits there. A broker that was emptied is given all of them again, once.
+
+    Seen to fail with what was handed over kept in the relay's memory: each start sent all of them.
+    """
+
+    async def scenario() -> None:
+        clock = SteppedClock()
+        queue: list[str] = []
+
+        async def deliver(task_ids: Sequence[str]) -> None:
+            queue.extend(task_ids)
+
+        async def depth() -> int:
+            return len(queue)
+
+        async def serve(made: Services) -> None:
+            relay = Relay(made, "celery", deliver, patience=10.0, depth=depth)
+            for _ in range(5):
+                while due := await relay._due():
+                    await relay._hand_over(due)
+                clock.step(11.0)
+
+        async with services(tmp_path, clock) as made:
+            ids = [await add(made, engine="celery") for _ in range(7)]
+            for _ in range(10):
+                await serve(made)
+            assert ids == queue
+            queue.clear()
+            await serve(made)
+            assert ids == queue
+
+            async with made.database.write() as connection:
+                held = await made.rows.claim_one(connection, ids[0])
+                assert held is not None
+                await made.rows.release(connection, held)
+            await serve(made)
+            assert [*ids, ids[0]] == queue  # its next attempt is another message
 
     run(scenario())
 
