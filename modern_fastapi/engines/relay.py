@@ -96,11 +96,13 @@ class Relay:
             return await self._services.database.look(
                 lambda connection: rows.to_hand_over(connection, self._engine, until, BATCH)
             )
-        asked = {"until": as_text(moment), "fresh": as_text(moment - self._delay), "limit": self._room}
-        due = await self._services.database.look(lambda connection: rows.due(connection, self._engine, **asked))
+        until, fresh = as_text(moment), as_text(moment - self._delay)
+        due = await self._services.database.look(
+            lambda connection: rows.due(connection, self._engine, until, self._room, fresh)
+        )
         self._handed = {row: self._handed[row] for row in due if row in self._handed}
-        fresh = [row for row in due if self._handed.get(row, (0.0, 0.0))[0] <= now]
-        return fresh[:BATCH]
+        waiting = [row for row in due if self._handed.get(row, (0.0, 0.0))[0] <= now]
+        return waiting[:BATCH]
 
     async def _look_for_losses(self, depth: Callable[[], Awaitable[int]]) -> None:
         now = self._services.clock.monotonic()
