@@ -110,12 +110,15 @@ class Services:
         for second in itertools.count():
             try:
                 if self.runner.running or second % 5 == 0:
-                    await self.runner.beat(self._say_alive)
+                    await self.runner.beat(self.say_alive)
             except Exception:
                 log.exception("the heartbeat failed; it goes on")
             await asyncio.sleep(1.0)
 
-    async def _say_alive(self, connection: AsyncConnection) -> None:
+    async def say_alive(self, connection: AsyncConnection) -> None:
+        """
+        Renews the row that says that this process lives.
+        """
         alive = update(Process).where(Process.boot_id == self.boot_id).values(beats=Process.beats + 1)
         await connection.execute(alive)
 

@@ -11,6 +11,7 @@ Refuses: to run on an event loop's thread by itself; every call here may block.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 import time
@@ -29,6 +30,7 @@ from sqlalchemy.pool import NullPool
 from bridge.errors import DamagedStateError, NewerStateError, StateError, StateUnavailableError
 from bridge.state import schema
 
+_FRESH = 0.1  # seconds
 _SCHEMA_LOCK = 0x6267_7372  # any number that is always the same
 
 
@@ -38,10 +40,33 @@ class Database:
     An opened state database.
 
     @ivar shown: Its URL without a password, for messages.
+    @ivar path: Its file, where it has one.
     """
 
     engine: sa.Engine
     shown: str
+    path: Path | None = None
+
+    def glance(self) -> tuple[object, ...] | None:
+        """
+        What stays the same while nobody writes: how the files look from outside.  None where that can't be told, or
+        not yet.  No connection is kept for it: its log would outlive the file, and spoil one that takes its place.
+        """
+        if self.path is None:
+            return None
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        try:
+            ahead: os.stat_result | None = os.stat(f"{self.path}-wal")
+        except OSError:
+            ahead = None
+        files = [found] if ahead is None else [found, ahead]
+        # A clock of files may stand still for some milliseconds, and two writes look like one.
+        if any(abs(time.time() - each.st_mtime) < _FRESH for each in files):
+            return None
+        return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in files)
 
     @contextmanager
     def reading(self, doing: str) -> Iterator[sa.Connection]:
@@ -176,19 +201,19 @@ def connect(text: str, create: bool, patience: float) -> Database:
     try:
         match url.get_backend_name():
             case "sqlite":
-                engine = _sqlite(url, shown, create, patience)
+                engine, path = _sqlite(url, shown, create, patience)
             case "postgresql":
-                engine = _postgresql(url, patience)
+                engine, path = _postgresql(url, patience), None
             case other:
                 raise StateError(f"State can't live in {other}: use SQLite, or PostgreSQL for many hosts.")
     except ModuleNotFoundError as error:
         raise StateError(
             f"The driver {error.name} for {shown} isn't installed. Run: pip install 'bgserver[postgres]'"
         ) from None
-    return Database(engine, shown)
+    return Database(engine, shown, path)
 
 
-def _sqlite(url: URL, shown: str, create: bool, patience: float) -> sa.Engine:
+def _sqlite(url: URL, shown: str, create: bool, patience: float) -> tuple[sa.Engine, Path]:
     if not url.database or url.database == ":memory:":
         raise StateError(f"{shown} would be forgotten at the end: name a file, like sqlite:///bgserver.db.")
     path = Path(url.database).absolute()
@@ -219,7 +244,7 @@ def _sqlite(url: URL, shown: str, create: bool, patience: float) -> sa.Engine:
         writes = connection.get_execution_options().get("bgserver_writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
-    return engine
+    return engine, path
 
 
 def _write_ahead(connection: sqlite3.Connection, patience: float) -> None:

@@ -34,6 +34,9 @@ T = TypeVar("T")
 # Changes that one look tells of at most.
 _TOLD = 50
 
+# Seconds between two whole looks, whatever a glance shows.
+_WHOLE = 5.0
+
 log = logging.getLogger("bridge.state")
 
 
@@ -83,6 +86,8 @@ class StateThread:
     _look: bool = False
     _stopping: bool = False
     _problem: str | None = None
+    _looked: float = 0.0
+    _looked_at: tuple[object, ...] | None = None
     _lost: int = 0
     _said: int = 0
 
@@ -221,14 +226,29 @@ class StateThread:
         assert self._loop is not None
         _tell(self._loop, future, result, error)
 
+    def _nothing_new(self) -> bool:
+        """
+        Whether a glance shows that a whole look would find what the last one found.
+        """
+        if self._store is None or self._problem is not None or self._version < 0 or self._looked_at is None:
+            return False
+        # Now and then it's looked at all the same: a glance doesn't show each kind of trouble.
+        return time.monotonic() - self._looked < _WHOLE and self._store.database.glance() == self._looked_at
+
     def _poll(self) -> bool:
+        if self._nothing_new():
+            return True
         try:
+            # Before the look: what comes meanwhile is seen at the next one.
+            glance = None if self._store is None else self._store.database.glance()
             store = self._opened()
             snapshot = None if store.version() == self._version else store.snapshot()
             told, changes = (self._told, []) if snapshot is None else _since(store, self._told)
         except Exception as error:
+            self._looked_at = None
             self._failed(error)
             return False
+        self._looked, self._looked_at = time.monotonic(), glance
         if not self._offers:
             # A full disk can be read: while a write waits, only a write ends the trouble.
             self._recovered()

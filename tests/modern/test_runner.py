@@ -44,8 +44,7 @@ async def beat(made: Services) -> None:
     """
     One heartbeat.
     """
-    async with made.database.write() as connection:
-        await made.runner.beat(connection)
+    await made.runner.beat(made.say_alive)
 
 
 def test_timeout_is_a_failure(tmp_path: Path) -> None:

@@ -440,6 +440,34 @@ def test_look_does_not_wait_for_the_turn(tmp_path: Path) -> None:
     in_world(tmp_path, play)
 
 
+def test_an_idle_state_is_left_closed(tmp_path: Path) -> None:
+    """
+    While nobody writes, a look is a glance at the file, and opens no connection; what is written is told all the same.
+
+    Seen to fail without the glance: each look opened two connections.
+    """
+    opened: list[float] = []
+
+    async def play(world: World) -> None:
+        start(world)
+        await world.thread.call(Store.version)
+        store = world.thread._store
+        assert store is not None
+        sa.event.listen(store.database.engine, "connect", lambda *_: opened.append(1.0))
+        # The files' clock has to move on first, and one whole look has to see it.
+        await world.until(lambda: world.thread._looked_at is not None)
+        opened.clear()
+        turns = [asyncio.sleep(world.thread.every) for _ in range(20)]
+        for turn in turns:
+            await turn
+        assert [] == opened
+
+        Store.open(world.url).set_stage("GET /x", Stage.LIVE, who="bgctl", why="")
+        assert (await asyncio.wait_for(world.told.get(), 2)).version == 1
+
+    in_world(tmp_path, play)
+
+
 def test_the_stop_writes_what_was_offered(tmp_path: Path) -> None:
     """
     Evidence of the last second isn't lost; after that nothing is taken, and it is said.
