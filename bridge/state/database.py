@@ -198,12 +198,13 @@ def connect(text: str, create: bool, patience: float) -> Database:
             f"{text!r} is no database URL. Write one like sqlite:///bgserver.db or postgresql://user@host/name."
         ) from None
     shown = url.render_as_string(hide_password=True)
+    path: Path | None = None
     try:
         match url.get_backend_name():
             case "sqlite":
                 engine, path = _sqlite(url, shown, create, patience)
             case "postgresql":
-                engine, path = _postgresql(url, patience), None
+                engine = _postgresql(url, patience)
             case other:
                 raise StateError(f"State can't live in {other}: use SQLite, or PostgreSQL for many hosts.")
     except ModuleNotFoundError as error:
