@@ -6,7 +6,7 @@ served by a front, with every protocol that a Site builds being ours, and with e
 HTTPChannel that a test makes by itself being ours, over the transports in memory that the
 tests bring.
 
-C{test_http2} isn't among them: HTTP/2 isn't offered (docs/wire.md).
+HTTP/2 isn't offered (docs/wire.md), so the one of its tests that asks a server for it fails here.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ IN_MEMORY = {
 _CHANNEL = "twisted.web.test.test_http."
 _PRIVATE = "changes a private limit of the channel, which ours has as a constant"
 _IDENTITY = "expects the channel itself to be the transport's producer; the asyncio face is between them"
+_SWITCH = "negotiates HTTP/2 in memory, and looks at the timer or the producer of the channel that is replaced"
 _LATE = "hangs up behind the request line, which is refused with its head: `late-refusal` in docs/wire.md"
 # The same for channels that a test makes by itself.
 MADE_BY_HAND = {
@@ -59,6 +60,9 @@ MADE_BY_HAND = {
     "ChannelProductionTests.test_HTTPChannelToleratesPullProducers": (
         "looks before the loop has gone round, when the head and the first parts are still held"
     ),
+    # Natively skipped where there is no `h2`.
+    "GenericHTTPChannelTests.test_h2CancelsH11Timeout": _SWITCH,
+    "GenericHTTPChannelTests.test_unregistersProducer": _SWITCH,
     "HTTP0_9Tests.test_buffer": _LATE,
     "HTTP0_9Tests.test_noPipeliningApi": _LATE,
     "ParsingTests.test_invalidRequestLineExtraSpaces": "`spaces` in docs/wire.md",
@@ -66,6 +70,8 @@ MADE_BY_HAND = {
         "reads ahead by packets: 16 KiB behind the first one, where Twisted counts that one too"
     ),
 }
+# What asks a server for HTTP/2: `http2` in docs/wire.md.
+NOT_OFFERED = "twisted.web.test.test_http2.EndToEndTests.test_realRequest"
 # Their transport is a BytesIO that can't pause anybody.
 NO_TRANSPORT = "twisted.web.test.test_web.ConditionalTests."
 
@@ -124,6 +130,18 @@ def test_everything_else(modules: list[str]) -> None:
 
     for mode in ("listened", "channels"):
         assert set() == native - set(run(mode, modules)["passed"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["listened", "channels"])
+def test_http2(mode: str) -> None:
+    """
+    Twisted's own HTTP/2 goes on working beside ours, for who uses it; our listeners offer none.
+    """
+    native = set(run("native", ["http2"])["passed"])
+
+    assert 67 <= len(native)
+    assert {NOT_OFFERED} == native - set(run(mode, ["http2"])["passed"])
 
 
 @pytest.mark.slow
