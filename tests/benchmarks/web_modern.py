@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import time
 from pathlib import Path
 
 from tests.benchmarks import web_throughput
-from tests.benchmarks.web_throughput import REPORT, ROOT, measure
+from tests.benchmarks.web_throughput import REPORT, ROOT, compared, measure, turned
 
 APP = """
 from fastapi import FastAPI
@@ -140,24 +139,10 @@ def table(rounds: int, seconds: int, servers: dict[str, Server], script: str) ->
         for server in servers.values():
             measure(server, path, script, 1)
         for number in range(rounds):
-            names = list(servers)
-            # Nobody always runs after the same one.
-            for name in names[number % len(names) :] + names[: number % len(names)]:
+            for name in turned(list(servers), number):
                 found[name].append(measure(servers[name], path, script, seconds))
-        base = found["uvicorn"]
         for name, each in found.items():
-            rates = sorted(rate / other for (rate, _), (other, _) in zip(each, base, strict=True))
-            costs = sorted(other / cpu for (_, cpu), (_, other) in zip(each, base, strict=True))
-            print(
-                f"{path:9} {name:9} {statistics.median(rate for rate, _ in each):9.0f}/s {_spread(rates)}"
-                f"  {statistics.median(cpu for _, cpu in each):7.1f} µs {_spread(costs)}",
-                flush=True,
-            )
-
-
-def _spread(ratios: list[float]) -> str:
-    quarter = len(ratios) // 4
-    return f"{statistics.median(ratios):5.2f}× ({ratios[quarter]:.2f}–{ratios[-1 - quarter]:.2f})"
+            print(f"{path:9} {name:9} {compared(each, found['uvicorn'])}", flush=True)
 
 
 if __name__ == "__main__":
