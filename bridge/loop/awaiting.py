@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 from asyncio import AbstractEventLoop, Future, Task
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from twisted.internet import defer
@@ -34,6 +34,9 @@ _P = ParamSpec("_P")
 class DeferredFuture(Future[_T]):
     """
     A Deferred as asyncio sees it. Cancelling cancels the Deferred; it is done when that is.
+
+    A Future itself, and none beside it: a task's cancellation reaches the Deferred at once. A turn of the loop later
+    the Deferred might have fired in between, and what it had got (a lock) would be nobody's.
     """
 
     __slots__ = ("deferred",)
@@ -47,21 +50,21 @@ class DeferredFuture(Future[_T]):
         if self.done():
             return False
         if self.deferred.called and not self.deferred.paused:
-            # It has fired and is about to be taken up. There is nothing left to stop, and a cancellation must not
-            # be lost.
+            # It has fired, and its chain is at an earlier callback. There is nothing left to stop, and a cancellation
+            # must not be lost.
             return super().cancel(msg)
         self.deferred.cancel()
         return True
 
-    def _take_up(self) -> None:
-        if not self.done():
-            self.deferred.addCallbacks(self._resolve, self._fail)
-
-    def _resolve(self, result: _T) -> _T:
-        self.set_result(result)
+    def _fired(self, result: Any) -> Any:
+        if isinstance(result, Failure):
+            if not self.done():
+                self._failed(result)
+        elif not self.done():
+            self.set_result(result)
         return result
 
-    def _fail(self, failure: Failure) -> Failure:
+    def _failed(self, failure: Failure) -> None:
         exc = failure.value
         if isinstance(exc, defer.CancelledError | asyncio.CancelledError):
             super().cancel()
@@ -72,9 +75,23 @@ class DeferredFuture(Future[_T]):
             self.set_exception(wrapped)
         else:
             self.set_exception(exception_of(failure))
-        # Whoever awaits this has the error now; the chain need not report it as unhandled.
+        # Whoever awaits this has the error now; the chain, once it is through, need not report it as unhandled.
         self.get_loop().call_soon(_handled, self.deferred)
-        return failure
+
+
+class FiredFuture(DeferredFuture[_T]):
+    """
+    One whose Deferred had fired before. Awaiting it gives the loop one turn: asyncio would go on without a break, and a
+    loop over such Deferreds would starve everything else.
+    """
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, _T]:
+        yield
+        return (yield from super().__await__())
+
+    __iter__ = __await__
 
 
 def _handled(deferred: Deferred[Any]) -> None:
@@ -93,14 +110,13 @@ def as_awaitable(deferred: Deferred[_T]) -> Future[_T]:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         raise NoRunningLoopError("Awaiting a Deferred") from None
-    future: DeferredFuture[_T] = DeferredFuture(loop=loop)
-    future.deferred = deferred
+    future: DeferredFuture[_T]
     if deferred.called and not deferred.paused:
-        # Fired already: asyncio would go on without a break, and a loop over such Deferreds would starve everything
-        # else. One turn of the loop later, it is awaited like any other.
-        loop.call_soon(future._take_up)
+        future = FiredFuture(loop=loop)
     else:
-        deferred.addCallbacks(future._resolve, future._fail)
+        future = DeferredFuture(loop=loop)
+    future.deferred = deferred
+    deferred.addBoth(future._fired)
     return future
 
 
@@ -137,6 +153,21 @@ class TaskDeferred(Deferred[_T]):
             self.errback(failure_of(exc))
 
 
+class KeptDeferred(TaskDeferred[_T]):
+    """
+    One that holds its task until it ends, in the loop's own set.
+    """
+
+    def __init__(self, task: Task[_T], kept: set[Task[Any]]) -> None:
+        super().__init__(task)
+        self._kept = kept
+        kept.add(task)
+
+    def _ended(self, future: Future[_T]) -> None:
+        self._kept.discard(cast("Task[_T]", future))
+        super()._ended(future)
+
+
 def as_deferred(awaitable: Awaitable[_T]) -> Deferred[_T]:
     """
     A Deferred that follows the awaitable. A coroutine becomes a task, in the current context,
@@ -144,18 +175,20 @@ def as_deferred(awaitable: Awaitable[_T]) -> Deferred[_T]:
 
     @raise NoRunningLoopError: No loop runs in this thread.
     """
-    if isinstance(awaitable, Deferred):
-        return awaitable
-    if asyncio.isfuture(awaitable):
-        return TaskDeferred(awaitable)
+    # Coroutines first: they are what most are, and asking whether something is a Deferred takes ten times as long.
+    coroutine = awaitable if isinstance(awaitable, CoroutineType) else None
+    if coroutine is None:
+        if isinstance(awaitable, Deferred):
+            return awaitable
+        if asyncio.isfuture(awaitable):
+            return TaskDeferred(awaitable)
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        if inspect.iscoroutine(awaitable):
-            awaitable.close()
+        if coroutine is not None:
+            coroutine.close()
         raise NoRunningLoopError("A coroutine behind a Deferred") from None
-    coroutine = awaitable if inspect.iscoroutine(awaitable) else _awaited(awaitable)
-    return TaskDeferred(keep(loop, loop.create_task(cast("Coroutine[Any, Any, _T]", coroutine))))
+    return KeptDeferred(loop.create_task(coroutine or _awaited(awaitable)), _kept(loop))
 
 
 async def _awaited(awaitable: Awaitable[_T]) -> _T:
@@ -167,13 +200,18 @@ def keep(loop: AbstractEventLoop, task: Task[_T]) -> Task[_T]:
     Hold the task until it ends. asyncio itself holds tasks weakly, and one that nobody refers
     to may be collected in the middle of an await. The loop is what has the right lifetime.
     """
+    kept = _kept(loop)
+    kept.add(task)
+    task.add_done_callback(kept.discard)
+    return task
+
+
+def _kept(loop: AbstractEventLoop) -> set[Task[Any]]:
     kept: set[Task[Any]] | None = getattr(loop, "_bridge_tasks", None)
     if kept is None:
         kept = set()
         loop._bridge_tasks = kept  # type: ignore[attr-defined]
-    kept.add(task)
-    task.add_done_callback(kept.discard)
-    return task
+    return kept
 
 
 def shielded(deferred: Deferred[_T]) -> Deferred[_T]:

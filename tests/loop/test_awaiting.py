@@ -171,6 +171,99 @@ def test_cancelling_the_await_of_a_fired_deferred_is_not_lost(run):
     assert run(main()) is True
 
 
+def test_a_cancellation_overtakes_what_is_granted_after_it(run):
+    """
+    A lock that is released right after a waiter was cancelled stays free: the Deferred is told at once. (Seen to stay
+    taken by nobody where the cancellation went through a second Future, a turn of the loop later.)
+    """
+
+    async def main(adapt):
+        lock = defer.DeferredLock()
+        lock.acquire()
+        waiting = asyncio.ensure_future(adapt(lock.acquire()))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        lock.release()
+        await asyncio.wait({waiting})
+        return waiting.cancelled(), lock.locked
+
+    async def awaited(deferred):
+        return await as_awaitable(deferred)
+
+    assert (True, False) == run(main(awaited))
+
+
+def test_cancelling_from_the_deferreds_own_chain_leaves_its_result(run):
+    """
+    A callback of a Deferred cancels who awaits it, further down the same chain: the await is cancelled, and the chain
+    goes on with its result. (Seen to go on with an InvalidStateError.)
+    """
+
+    async def main():
+        deferred: Deferred[int] = Deferred()
+        deferred.addCallback(lambda result: (waiting.cancel(), result)[1])
+        waiting = asyncio.ensure_future(as_awaitable(deferred))
+        deferred.callback(5)
+        await asyncio.wait({waiting})
+        return waiting.cancelled(), deferred.result
+
+    assert (True, 5) == run(main())
+
+
+def test_the_fork_is_where_it_was_asked_for(run):
+    """
+    What is added to the Deferred later doesn't change what the await gives, whether it had fired before or not. (Seen
+    to, for one that had.)
+    """
+
+    async def main():
+        fired, waiting = defer.succeed(1), Deferred()
+        both = [as_awaitable(fired), as_awaitable(waiting)]
+        for each in (fired, waiting):
+            each.addCallback(lambda result: result + 1)
+        waiting.callback(1)
+        return [await each for each in both], fired.result, waiting.result
+
+    assert ([1, 1], 2, 2) == run(main())
+
+
+def test_awaiting_a_deferred_from_its_own_chain(run):
+    """
+    A callback may have the Deferred that it belongs to awaited: that has fired, and gives its result once the chain is
+    through.
+    """
+
+    async def main():
+        deferred: Deferred[int] = Deferred()
+        tasks = []
+        deferred.addCallback(lambda result: (tasks.append(asyncio.ensure_future(as_awaitable(deferred))), result)[1])
+        deferred.addCallback(lambda result: result + 1)
+        deferred.callback(1)
+        return await tasks[0]
+
+    assert 2 == run(main())
+
+
+def test_two_may_await_the_same(run):
+    """
+    As with any Future, two tasks and asyncio's own functions may wait for one awaitable.
+    """
+
+    async def main():
+        deferred: Deferred[int] = Deferred()
+        shared = as_awaitable(deferred)
+
+        async def one():
+            return await shared
+
+        _later(deferred.callback, 1)
+        gathered = await asyncio.gather(one(), one(), asyncio.shield(shared), asyncio.wait_for(shared, 5))
+        done, pending = await asyncio.wait({shared, as_awaitable(defer.succeed(2))})
+        return gathered, sorted(each.result() for each in done), pending
+
+    assert ([1, 1, 1, 1], [1, 2], set()) == run(main())
+
+
 def test_timeouts_wait_for_the_clean_up_too(run):
     """
     `asyncio.timeout` cancels the Deferred and raises its TimeoutError.
