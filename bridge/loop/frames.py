@@ -15,6 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from bridge.loop.context import About, facts_of, run_as
+from bridge.loop.timers import TimedCall
 
 
 def facts_in_traceback(traceback: TracebackType | None) -> About | None:
@@ -48,8 +49,8 @@ def facts_in(frame: FrameType) -> About | None:
         return facts if isinstance(facts, About) else None
     if isinstance(values.get("self"), asyncio.Handle):
         return _unless_nobody(getattr(values["self"], "_context", None))
-    if "context" in values and frame.f_code.co_name == "runUntilCurrent":
-        return _unless_nobody(values["context"])
+    if frame.f_code is TimedCall.fire.__code__:
+        return _unless_nobody(values.get("context"))
     scope = values.get("scope")
     if isinstance(scope, dict) and scope.get("type") in ("http", "websocket"):
         known = scope.get("bgserver.about")

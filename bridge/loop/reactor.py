@@ -239,8 +239,7 @@ class BridgeReactor(ListeningReactor, DescriptorReactor, TimedReactor):
 
     def _close(self) -> None:
         self._children.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._disarm()
         loop = self._asyncioEventloop
         if loop.is_closed():
             return
