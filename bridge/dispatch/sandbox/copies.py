@@ -18,12 +18,14 @@ Refuses: a copy that lies where its original does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from bridge.errors import BridgeError
 from bridge.parity.observe import Effect
+
+Names = Callable[[], Mapping[str, str]]
 
 
 class Copy(Protocol):
@@ -42,9 +44,12 @@ class Copy(Protocol):
         two sandboxes begin alike.
         """
 
-    def changes(self) -> list[Effect]:
+    def changes(self, names: Names = dict) -> list[Effect]:
         """
         What was done to the copy since it was last asked.
+
+        @param names: Gives the instance's own ids, and what the real side calls the
+            same, as far as answers have shown it.
         """
 
     def leaked(self, ids: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import attrs
 
-from bridge.dispatch.sandbox.copies import Copy
+from bridge.dispatch.sandbox.copies import Copy, Names
 from bridge.dispatch.sandbox.tables import LONGEST, table_of
 from bridge.parity.observe import Effect
 
@@ -69,7 +69,7 @@ class FolderCopy:
                 continue  # it went while we looked
         self._seen = dict(self._files(self.copy))
 
-    def changes(self) -> list[Effect]:
+    def changes(self, names: Names = dict) -> list[Effect]:
         """
         The files that came, changed or went since.
         """
@@ -85,7 +85,7 @@ class FolderCopy:
                 continue
             if before is None or after[0] <= before[0] or before[2] != after[2]:
                 op = "insert" if before is None else "update"
-                content = self._table(name, after[0]) or self._content(name, 0, after[0])
+                content = self._table(name, after[0], names) or self._content(name, 0, after[0])
                 found.append(Effect(self.kind, key, {"op": op, **content}))
                 continue
             # A log: each line belongs to whoever wrote it.
@@ -97,7 +97,7 @@ class FolderCopy:
         self._seen = now
         return found
 
-    def _table(self, name: str, size: int) -> dict[str, Any] | None:
+    def _table(self, name: str, size: int, names: Names) -> dict[str, Any] | None:
         """
         What a file comes to that is a table; None if it is none.
         """
@@ -107,7 +107,7 @@ class FolderCopy:
             text = (self.copy / name).read_bytes()[:size].decode("utf-8")
         except (FileNotFoundError, UnicodeDecodeError):
             return None
-        return table_of(name, text, self._since)
+        return table_of(name, text, self._since, names())
 
     def _content(self, name: str, start: int, end: int) -> dict[str, Any]:
         """

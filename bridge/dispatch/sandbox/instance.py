@@ -48,6 +48,12 @@ class Sandbox:
     ids: dict[str, str] = attrs.field(factory=dict)
     habits: Habits = attrs.field(factory=Habits)
 
+    def names(self) -> dict[str, str]:
+        """
+        This instance's ids, and the real ones for the same.  From any thread.
+        """
+        return {own: real for real, own in dict(self.ids).items()}
+
 
 @attrs.frozen
 class Pace:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from bridge.dispatch.sandbox.copies import Copy
+from bridge.dispatch.sandbox.copies import Copy, Names
 from bridge.parity.observe import Effect
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class PostgreSQLCopy:
                 ).format(log, table, sql.Identifier(f"{_LOG}_of"))
             )
 
-    def changes(self) -> list[Effect]:
+    def changes(self, names: Names = dict) -> list[Effect]:
         """
         The rows that were written since, each as the write left it.
         """

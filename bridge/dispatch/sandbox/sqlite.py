@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import attrs
 
-from bridge.dispatch.sandbox.copies import Copy
+from bridge.dispatch.sandbox.copies import Copy, Names
 from bridge.parity.observe import Effect
 
 _LOG = "_bgserver_changes"
@@ -83,7 +83,7 @@ class SQLiteCopy:
                     f"INSERT INTO {_LOG} (name, op, row) VALUES ({_text(name)}, '{op}', json_object({fields})); END"
                 )
 
-    def changes(self) -> list[Effect]:
+    def changes(self, names: Names = dict) -> list[Effect]:
         """
         The rows that were written since, each as the write left it.
         """

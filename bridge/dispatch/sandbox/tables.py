@@ -4,9 +4,10 @@ comma-separated values with a head, or a JSON array of flat objects.
 
 Two runs give ids of their own, and write down when they did something. So a table is
 told by its number of rows, by the way it is written, and by a digest of each column in
-which ids are numbered as they come, and times since the copy was made are left out. A
-row more or less, in another place or with another value shows in those, however large
-the table is; and a rule can leave one column out.
+which ids are the real side's, or numbered as they come where it has none that is known,
+and times since the copy was made are left out. A row more or less, in another place or
+with another value shows in those, however large the table is; and a rule can leave one
+column out.
 
 Refuses: what isn't a table.
 """
@@ -20,7 +21,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -43,6 +44,7 @@ class _Columns:
     """
 
     since: datetime.datetime
+    names: Mapping[str, str]
     rows: int = 0
     _digests: dict[str, Any] = attrs.field(factory=dict)
     _ids: dict[str, str] = attrs.field(factory=dict)
@@ -65,8 +67,11 @@ class _Columns:
         """
         A cell in words that both runs share.
         """
-        numbered = ID.sub(lambda found: self._ids.setdefault(found.group(), f"\2{len(self._ids)}"), text)
-        return moments_replaced(numbered, self._own)
+        return moments_replaced(ID.sub(self._named, text), self._own)
+
+    def _named(self, found: re.Match[str]) -> str:
+        own = found.group()
+        return self.names.get(own) or self._ids.setdefault(own, f"\2{len(self._ids)}")
 
     def _own(self, moment: datetime.datetime) -> bool:
         if moment.tzinfo is None:
@@ -78,14 +83,15 @@ class _Columns:
         return {name: str(int.from_bytes(digest.digest(), "big")) for name, digest in self._digests.items()}
 
 
-def table_of(name: str, text: str, since: float) -> dict[str, Any] | None:
+def table_of(name: str, text: str, since: float, names: Mapping[str, str]) -> dict[str, Any] | None:
     """
     What a file's table comes to; None if it has none.
 
     @param name: The file's name, whose ending says what it is.
     @param since: Wall-clock seconds when the copy was made.
+    @param names: Own ids, and the real side's for the same.
     """
-    columns = _Columns(datetime.datetime.fromtimestamp(since, datetime.UTC))
+    columns = _Columns(datetime.datetime.fromtimestamp(since, datetime.UTC), names)
     try:
         if name.endswith(".csv"):
             form, rows = _csv(text)

@@ -98,7 +98,7 @@ class Watch:
         for copy in sandbox.copies:
             if cheap and not copy.cheap:
                 continue
-            for change in await self.in_thread(copy.changes):
+            for change in await self.in_thread(copy.changes, sandbox.names):
                 belongs(change, traces, current, sandbox.habits, self.clock())
 
     async def until_even(self, write: Open, pace: Pace) -> None:
