@@ -7,7 +7,6 @@ server; only the time that a stage lasts at least is none.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +28,18 @@ ENOUGH = 330
 
 
 @attrs.define
+class Clock:
+    """
+    A clock that stands still, but where a handler takes its time.
+    """
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@attrs.define
 class Watched:
     """
     A house whose observations are judged.
@@ -36,6 +47,7 @@ class Watched:
 
     house: House
     examiner: Examiner
+    clock: Clock
 
     def ruling(self) -> Ruling:
         return self.examiner.rule(Stage.SHADOW, self.examiner.books[ROUTE], 1.0)
@@ -58,8 +70,10 @@ def watched() -> Callable[..., Watched]:
         route = Route(match, Stage.SHADOW, effects=Effects.NONE)
         books = {route.name: Book(route.name, "i"), ROUTE: Book(ROUTE, "i")}
         examiner = Examiner(books, Ledger(), gate, Redactor(b"k" * 16), None, lambda: 1.0)  # type: ignore[arg-type]
-        queue = ShadowQueue(sides, examiner, limits or Limits(), shuffled=lambda runs: None)
-        return Watched(House(Dispatcher(Cell(RouteTable.build([route])), sides, queue), None), examiner)  # type: ignore[arg-type]
+        clock = Clock()
+        queue = ShadowQueue(sides, examiner, limits or Limits(), clock=clock, shuffled=lambda runs: None)
+        dispatcher = Dispatcher(Cell(RouteTable.build([route])), sides, queue, clock)
+        return Watched(House(dispatcher, None), examiner, clock)  # type: ignore[arg-type]
 
     return build
 
@@ -172,11 +186,12 @@ def test_seldom_and_then_for_long(watched, play):
         nonlocal calls
         calls += 1
         if calls % 25 == 0:
-            await asyncio.sleep(0.11)
+            w.clock.now += 0.11
         await answering(b"x")(scope, receive, send)
 
+    w = watched(modern=stalls)
+
     async def story():
-        w = watched(modern=stalls)
         await w.ask()
 
         assert w.ruling().why.startswith("modern keeps clients waiting: in 13 of 330 pairs")
@@ -193,11 +208,12 @@ def test_a_body_that_drips(watched, play):
 
     async def drips(scope, receive, send):
         await send({"type": "http.response.start", "status": 200})
-        await asyncio.sleep(0.008)
+        w.clock.now += 0.02
         await send({"type": "http.response.body", "body": b"x"})
 
+    w = watched(modern=drips)
+
     async def story():
-        w = watched(modern=drips)
         await w.ask()
 
         assert w.ruling().why.startswith("modern is slower: in 330 of 330 pairs")
