@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, HTTPFactory, Request
 from twisted.web.http_headers import InvalidHeaderName, _nameEncoder
 from twisted.web.iweb import INonQueuedRequestFactory
+from twisted.web.server import Site
 
 from bridge.parity.observe import Ending, Headers
 
@@ -32,6 +33,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 _JOIN = 16384
 _PARSE_COOKIES = Request.parseCookies
 _STOCK_PROTOCOL = HTTPFactory.__dict__["protocol"]
+_STOCK_BUILD: Any = Site.buildProtocol
 
 
 @functools.lru_cache(64)
@@ -46,11 +48,23 @@ def channel_class(site: Any, base: Any) -> Any:
     """
     if getattr(site.protocol, "__func__", site.protocol) is _STOCK_PROTOCOL:
         return base
-    built = site.buildProtocol(None)
+    # Not the Site's own method: that may look at the address.
+    built = _STOCK_BUILD(site, None)
     own = type(getattr(built, "_channel", built))
     if own is HTTPChannel or not issubclass(own, HTTPChannel):
         return base
     return _mixed(base, own)  # type: ignore[arg-type]
+
+
+def admits(site: Any, address: Any) -> bool:
+    """
+    Whether the Site takes a connection from there. One with a C{buildProtocol} of its own may refuse it, as by a list
+    of addresses; what else that method makes isn't used.
+    """
+    build = site.buildProtocol
+    if getattr(build, "__func__", build) is _STOCK_BUILD:
+        return True
+    return build(address) is not None
 
 
 class Records(Protocol):

@@ -3,9 +3,9 @@ Owns one connection: uvicorn's httptools protocol, with a second road.
 
 When a request's headers are complete the route table is asked. What legacy answers
 goes straight into a L{Channel} of the Site on uvicorn's transport, and is written as
-Twisted writes it, whether somebody watches it or not; everything else takes uvicorn's
-own road to the ASGI application. Requests are answered in the order they came in, whichever road each
-of them takes, and limits, timeouts, draining and counts hold for both.
+Twisted writes it, whether somebody watches it or not; everything else takes the road to the
+ASGI application (L{bridge.web.asgi_road}). Requests are answered in the order they came in,
+whichever road each of them takes, and limits, timeouts, draining and counts hold for both.
 
 It follows uvicorn's internals, so it serves only the releases in L{UVICORN}; on others
 it steps aside for uvicorn's own class.
@@ -29,12 +29,12 @@ from bridge.parity.observe import Ending, Watch
 from bridge.routing import Decision, Side
 from bridge.web.asgi_road import AsgiRoadProtocol
 from bridge.web.asks import HeaderAsks
-from bridge.web.channel import Channel, channel_class
+from bridge.web.channel import Channel, admits, channel_class
 from bridge.web.cycle import LegacyCycle, Refusal, uvicorn_known
 from bridge.web.front import Road, road_of
 from bridge.web.going_away import say_goodbye
 from bridge.web.stock import StockChannel
-from bridge.web.transport import LoopTransport, loop_transport
+from bridge.web.transport import LoopTransport, address_of, loop_transport
 from bridge.web.watching import begin_watched, scope_of
 
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
@@ -104,6 +104,16 @@ class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
             self.head_limit = self._channel_class.totalHeadersSize
             self.proxies = self._road.proxies
         super().connection_made(transport)
+        if self._road is not None and not self._admitted(self._road.site):
+            self.deaf = True
+            transport.abort()
+
+    def _admitted(self, site: Any) -> bool:
+        try:
+            return admits(site, address_of(self.transport.get_extra_info("peername")))
+        except Exception:
+            self._log.failure("The Site failed to build a protocol, so its connection is closed")
+            return False
 
     def data_received(self, data: bytes) -> None:
         if self.deaf:
@@ -186,6 +196,9 @@ class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
             face.lost()
             if owner is not None:
                 owner.connectionLost(reason)
+                if channel is not None:
+                    # Whoever watched the request that led to it sees no more of it.
+                    channel.record(Ending.LEFT)
             elif stock is not None:
                 stock.connectionLost(reason)  # type: ignore[no-untyped-call]
             elif channel is not None:

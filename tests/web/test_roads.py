@@ -56,6 +56,34 @@ async def test_answer(road: bool) -> None:
 
 
 @on_loop
+async def test_site_refuses_connections() -> None:
+    """
+    A Site whose `buildProtocol` gives None has that connection closed, as under Twisted; one that raises, too. Without
+    `admits` a list of addresses kept there was passed over silently.
+    """
+    from twisted.web.server import Site
+
+    asked: list[Any] = []
+
+    class Choosy(Site):
+        def buildProtocol(self, addr: Any) -> Any:
+            asked.append(addr.host)
+            if len(asked) == 1:
+                return None
+            if len(asked) == 2:
+                raise RuntimeError("on purpose")
+            return super().buildProtocol(addr)
+
+    async with serving(Choosy(Says(lambda request: b"hello"))) as served:
+        refused = [await (await served.connect()).rest() for _ in range(2)]
+        status, _, body = await (await served.connect()).get("/")
+
+    assert [b"", b""] == refused
+    assert (200, b"hello") == (status, body)
+    assert ["127.0.0.1"] * 3 == asked
+
+
+@on_loop
 async def test_one_date(road: bool) -> None:
     """
     Neither road says the date twice (W10). Without ADDED_HEADERS the ASGI road did.
