@@ -94,7 +94,7 @@ class TimedReactor(AsyncioSelectorReactor):
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kw: object) -> DelayedCall:
         assert delay >= 0, f"{delay} is not greater than or equal to 0 seconds"
-        due = _seconds() + delay
+        due = self.seconds() + delay
         call = TimedCall(due, callable, args, kw, self._cancelCallLater, self._moveCallLaterSooner, self.seconds)
         if delay == 0:
             call.context = copy_context()

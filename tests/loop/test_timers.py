@@ -210,3 +210,16 @@ def test_a_pass_may_be_run_by_a_timer(reactor):
     _run(reactor)
 
     assert ([1], []) == (seen, errors)
+
+
+@pytest.mark.parametrize("delay", [0, 5])
+def test_replaced_seconds_are_asked(reactor, delay):
+    """
+    Who replaces `reactor.seconds`, as Twisted's own tests do, moves what timers count from. (Seen to fail with the
+    function that it had been.)
+    """
+    reactor.seconds = lambda: 1000.0
+
+    call = reactor.callLater(delay, lambda: None)
+
+    assert 1000.0 + delay == call.getTime()
