@@ -16,6 +16,8 @@ from bridge import errors as e
         (e.UnknownLoopError("x", []), ("'x'", "[[loop]]")),
         (e.StateUnavailableError("sqlite:///s", "be read", "gone"), ("sqlite:///s", "gone", "writable")),
         (e.ReplacedStateError("sqlite:///s"), ("sqlite:///s", "in its place", "Restart", "put the old one back")),
+        (e.DamagedStateError("sqlite:///s", "be read", "no table of stages"), ("sqlite:///s", "no table of stages")),
+        (e.EarlyRunError(), ("reactor.run()", "while the application was being loaded")),
         (e.NewerStateError("sqlite:///s", 9, 1), ("schema 9", "Upgrade")),
         (e.StaleChangeError("GET /", "legacy", "live"), ("at live", "bgctl route")),
         (e.RefusedChangeError("GET /", "live", "no evidence", "Wait."), ("no evidence", "Wait.")),

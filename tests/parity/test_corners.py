@@ -5,9 +5,10 @@ Corners of comparing that a real pair seldom reaches.
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 from bridge.parity import Capture, Ending, Recording, Redactor, Rules, judge
-from bridge.parity.documents import parse, plain
+from bridge.parity.documents import moments_replaced, parse, plain
 from bridge.parity.headers import media_type
 from bridge.parity.observe import Effect, Observation
 from bridge.parity.sample import Asked, sample_of
@@ -80,3 +81,28 @@ def test_an_ignored_path_is_no_difference_whatever_its_kind() -> None:
     judged = judge(_answer(b'{"a": 1}'), _answer(b'{"a": 1, "extra": 2}'), None, False, rules)
 
     assert () == judged.differences
+
+
+def test_only_the_moments_that_are_meant_become_the_same() -> None:
+    """
+    Times since a moment are one and the same, in either spelling; older ones stand, and so does what is no time.
+    """
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+
+    made = moments_replaced(
+        "2026-11-21T20:00:00Z,2025-11-21T20:00:00Z,2026-13-41T20:00:00Z,Sat, 21 Nov 2026 20:00:00 GMT",
+        lambda moment: moment >= since,
+    )
+
+    assert "\0,2025-11-21T20:00:00Z,2026-13-41T20:00:00Z,\0" == made
+
+
+def test_what_is_written_to_a_head_is_not_its_body() -> None:
+    """
+    Servers leave it out, so that it is no difference.
+    """
+    recording = Recording(0.0, Capture(), bodiless=True)
+    recording.started(200, [], 0.0)
+    recording.wrote(b"12345")
+
+    assert (0, b"") == (recording.closed(Ending.COMPLETE, 0.1).size, recording.so_far().prefix)
