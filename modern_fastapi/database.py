@@ -11,8 +11,11 @@ his statements. ``look`` and ``work`` are given what is to be done with one: on 
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
@@ -91,9 +94,20 @@ class Database:
         if self.postgresql:
             async with self.write() as connection:
                 return await work(connection)
-        answer = await asyncio.wrap_future(self.writers.ask(self, self._make_engine, work))
+        asked = self.writers.ask(self, self._make_engine, work)
+        try:
+            answer = await asyncio.wrap_future(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(partial(self._tell_later, asyncio.get_running_loop()))
+            raise
         self._tell()
         return answer
+
+    def _tell_later(self, loop: asyncio.AbstractEventLoop, asked: Future[Any]) -> None:
+        # What nobody waits for any more was written all the same.
+        if not asked.cancelled():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to hear
+                loop.call_soon_threadsafe(self._tell)
 
     def _make_engine(self) -> Engine:
         engine = create_engine(make_url(self.url), connect_args={"timeout": SLICE_SECONDS}, poolclass=NullPool)

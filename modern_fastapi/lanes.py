@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -114,7 +114,7 @@ class Lane:
                 while len(lot) < TOGETHER:
                     lot.append(self._asked.get_nowait())
             open_still = None not in lot
-            jobs = [job for job in lot if job is not None and job.answer.set_running_or_notify_cancel()]
+            jobs = [job for job in lot if job is not None]
             if jobs:
                 self._serve_lot(jobs)
         self._disconnect()
@@ -128,7 +128,8 @@ class Lane:
         except BaseException as error:
             self._disconnect()
             for job in jobs:
-                if not job.answer.done():
+                # Those that are answered, or given up, stay so.
+                with contextlib.suppress(InvalidStateError):
                     job.answer.set_exception(error)
 
     def _disconnect(self) -> None:
@@ -145,6 +146,8 @@ def read_each(connection: Connection, jobs: list[Job]) -> None:
     Serves a readers' lane: each statement sees what is committed when it runs.
     """
     for job in jobs:
+        if not job.answer.set_running_or_notify_cancel():
+            continue
         try:
             job.answer.set_result(carry_out(job.work, connection))
         except Exception as error:
@@ -260,11 +263,13 @@ class Writers:
                 return
 
     def _write_together(self, connection: Connection, jobs: list[Job]) -> None:
-        alone = len(jobs) == 1
         answers: list[tuple[Job, Any]] = []
         with self.turnstile:
             self.begin(connection)
-            for job in jobs:
+            # Who gave up while another process had the lock has nothing written.
+            wanted = [job for job in jobs if job.answer.set_running_or_notify_cancel()]
+            alone = len(wanted) == 1
+            for job in wanted:
                 if not alone:
                     connection.exec_driver_sql("SAVEPOINT one")
                 try:

@@ -42,11 +42,12 @@ class Present:
         Give it until cancelled.
         """
         while True:
+            # Before it is read: what comes while it is written is for the next turn.
+            self._wake.clear()
             self._said = self.stages.table.value.force_legacy
             # Who follows the state tells of its trouble.
             with contextlib.suppress(StateError):
                 await self.thread.call(Store.present, self.name, self._said, self.wall())
-            self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self.every)
 

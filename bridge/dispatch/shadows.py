@@ -291,7 +291,7 @@ class ShadowQueue:
         ran = await self.run(decision, self.apps[decision.answers], request)
         if ran.lingering is not None:
             left.append(ran.lingering)
-        return attrs.evolve(trial, replicate=attrs.evolve(ran.observation, latency=first.latency))
+        return attrs.evolve(trial, replicate=attrs.evolve(ran.observation, latency=first.latency, lasted=first.lasted))
 
     def _doubts(self, trial: Trial) -> bool:
         try:

@@ -167,11 +167,11 @@ class TimedReactor(AsyncioSelectorReactor):
         now = self.seconds() if pending else 0.0
         # Those that these make are for the next pass: I/O has its turn in between.
         for _ in range(len(soon)):
+            if soon and pending and pending[0].time <= soon[0].time:
+                self._run_due(soon[0].time)
             if not soon:
                 # A callback ran a pass itself.
                 break
-            if pending and pending[0].time <= soon[0].time:
-                self._run_due(soon[0].time)
             call = soon.popleft()
             if call.cancelled:
                 self._cancellations -= 1

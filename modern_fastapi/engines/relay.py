@@ -119,9 +119,10 @@ class Relay:
         try:
             there = await depth()
         except Undeliverable as error:
-            # To hand over again is how it is found out for how long that lasts.
+            # It may have kept everything. One row that is handed over again finds out for how long that lasts.
             log.debug("%s does not say what it has: %s", self._engine, error)
-            there = 0
+            await database.work(lambda connection: rows.forget_one_handed(connection, self._engine))
+            return
         if 2 * there < waiting:
             log.warning("%s has %d messages for %d rows; they are handed over again", self._engine, there, waiting)
             await database.work(lambda connection: rows.forget_handed(connection, self._engine))
@@ -145,6 +146,9 @@ class Relay:
             elif now - self._down_since >= self._patience:
                 rows = self._services.rows
                 await self._services.database.work(lambda connection: rows.move_to_table(connection, task_ids))
+                # Those that it was given before it went are no better off there.
+                await self._services.database.work(lambda connection: rows.forget_handed(connection, self._engine))
+                self.bell.ring()
                 self._services.bell.ring()
                 log.error("%s cannot be reached, %d rows went to the table", self._engine, len(due))
             return

@@ -238,9 +238,12 @@ class TaskRows:
     ) -> list[Due]:
         """
         An engine's rows that were due at ``until``, the most urgent first; those that were never started only where
-        they were due at ``fresh`` already.
+        they were due at ``fresh`` already. Names of which none may start now are left out: they would fill the look.
         """
-        rows = await connection.execute(DUE, {"engine": engine, "until": until, "most": limit})
+        left = await allowances(connection, self.clock, lock=False)
+        spent = [name for name, count in left.items() if not count]
+        page = DUE.where(TASKS.c.name.not_in(spent)) if spent else DUE
+        rows = await connection.execute(page, {"engine": engine, "until": until, "most": limit})
         return [(row.id, row.attempts) for row in rows if fresh is None or row.attempts or row.run_at <= fresh]
 
     async def to_hand_over(self, connection: AsyncConnection, engine: str, until: str, limit: int) -> list[Due]:
@@ -264,6 +267,13 @@ class TaskRows:
         """
         counted = select(func.count()).select_from(TASKS).where(HANDED)
         return (await connection.execute(counted, {"engine_": engine})).scalar() or 0
+
+    async def forget_one_handed(self, connection: AsyncConnection, engine: str) -> None:
+        """
+        One of those that wait is to be handed over again, to see whether that can be done.
+        """
+        one = select(TASKS.c.id).where(HANDED).order_by(TASKS.c.seq).limit(1).scalar_subquery()
+        await connection.execute(update(TASKS).where(TASKS.c.id == one).values(handed=0), {"engine_": engine})
 
     async def forget_handed(self, connection: AsyncConnection, engine: str) -> None:
         """

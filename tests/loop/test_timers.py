@@ -212,6 +212,24 @@ def test_a_pass_may_be_run_by_a_timer(reactor):
     assert ([1], []) == (seen, errors)
 
 
+def test_a_pass_may_be_run_by_a_timer_that_was_due(reactor):
+    """
+    The same by a timer with a delay, whose turn comes before the queue's. (Seen to end in an IndexError.)
+    """
+    seen, errors = [], []
+    reactor.loop.set_exception_handler(lambda loop, found: errors.append(found))
+
+    def busy() -> None:
+        reactor.callLater(0.001, reactor.runUntilCurrent)
+        time.sleep(0.003)
+        reactor.callLater(0, seen.append, 1)
+
+    reactor.callLater(0, busy)
+    _run(reactor)
+
+    assert ([1], []) == (seen, errors)
+
+
 @pytest.mark.parametrize("delay", [0, 5])
 def test_replaced_seconds_are_asked(reactor, delay):
     """

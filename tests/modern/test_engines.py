@@ -24,6 +24,7 @@ from modern_fastapi.loops.once import TICKING, tick_once
 from modern_fastapi.schema import Event, Tick
 from modern_fastapi.services import Services
 from modern_fastapi.settings import RefusedToStart
+from modern_fastapi.tasks import limits
 from tests.modern.application import Running, SteppedClock, add, run, running, services, until
 from tests.modern.test_rows import row
 
@@ -378,6 +379,71 @@ def test_row_of_a_lost_engine_is_found(tmp_path: Path) -> None:
             task_id = await add(made, engine="asyncio")
         async with running(tmp_path, engine="asyncio", poll=0.1) as one:
             assert ["SUCCESS"] == await one.ended(task_id)
+
+    run(scenario())
+
+
+def test_a_silent_broker_is_sent_one_row_again(tmp_path: Path) -> None:
+    """
+    A broker that doesn't say what it has may have kept all of it: one row finds out. Where it stays away, they all go
+    to the table, those that it was given among them.
+
+    Seen to fail with silence taken for an empty broker, which sent a whole backlog again, and without forgetting the
+    rest once it has been away for too long.
+    """
+
+    async def scenario() -> None:
+        clock = SteppedClock()
+        given: list[Sequence[str]] = []
+        away = False
+
+        async def deliver(task_ids: Sequence[str]) -> None:
+            given.append(task_ids)
+            if away:
+                raise Undeliverable("nobody there")
+
+        async def depth() -> int:
+            raise Undeliverable("nobody there")
+
+        async with services(tmp_path, clock) as made:
+            ids = [await add(made, engine="celery") for _ in range(5)]
+            relay = Relay(made, "celery", deliver, patience=10.0, depth=depth)
+            await relay._hand_over(await relay._due())
+            assert [ids] == given
+
+            clock.step(11.0)
+            again = await relay._due()
+            assert [ids[0]] == [task_id for task_id, _ in again]
+
+            away = True
+            for _ in range(4):
+                if due := await relay._due():
+                    await relay._hand_over(due)
+                clock.step(11.0)
+            assert ["table"] * 5 == [(await row(made, task_id)).engine for task_id in ids]
+
+    run(scenario())
+
+
+def test_paused_rows_hide_no_others(tmp_path: Path) -> None:
+    """
+    However many rows of a paused name wait before it, an engine of this process finds the row that may run.
+
+    Seen to fail with the paused ones in the look, which is only as long as there is room.
+    """
+
+    async def scenario() -> None:
+        async with services(tmp_path, engine="asyncio") as made:
+            await limits.pause(made.database, "api.unstable")
+            for _ in range(5):
+                await add(made, "api.unstable", {"failures": 0}, engine="asyncio")
+            task_id = await add(made, engine="asyncio")
+
+            async def deliver(task_ids: Sequence[str]) -> None: ...
+
+            relay = Relay(made, "asyncio", deliver, room=3)
+
+            assert [task_id] == [found for found, _ in await relay._due()]
 
     run(scenario())
 

@@ -5,11 +5,12 @@ Many in one transaction, and writers of several loops in one queue.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from modern_fastapi.lanes import Turnstile
 from modern_fastapi.schema import Task
@@ -148,5 +149,44 @@ def test_many_tasks_are_each_done_once(tmp_path: Path, engine: str) -> None:
                 assert 200 == (await connection.execute(ended)).scalar()
             assert sorted(ids) == sorted(done)
             assert {} == made.runner.running
+
+    run(scenario())
+
+
+def test_who_gives_up_before_the_lock_has_nothing_written(tmp_path: Path) -> None:
+    """
+    What is cancelled while another process has the write lock isn't done later, when nobody owns it any more.
+
+    Seen to fail with the futures marked as running before the lock is there.
+    """
+    done = [0]
+
+    async def count(connection: object) -> None:
+        done[0] += 1
+
+    async def scenario() -> None:
+        async with services(tmp_path) as made:
+            other = sqlite3.connect(made.database.engine.url.database or "")
+            other.execute("BEGIN IMMEDIATE")
+            begun = threading.Event()
+            begin = made.database.writers.begin
+
+            def begins(connection: Connection) -> None:
+                begun.set()
+                begin(connection)
+
+            made.database.writers.begin = begins  # type: ignore[method-assign]
+            adding = asyncio.ensure_future(made.database.work(count))
+            await asyncio.to_thread(begun.wait)
+            adding.cancel()
+            await asyncio.wait([adding])
+            other.rollback()
+            other.close()
+
+            # One that comes behind it is done, and it alone.
+            await made.database.work(count)
+
+            assert adding.cancelled()
+            assert 1 == done[0]
 
     run(scenario())
