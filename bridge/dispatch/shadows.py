@@ -32,6 +32,8 @@ from bridge.parity.observe import CAPTURE, Capture, Observation, Recording
 from bridge.routing import Decision, Effects, Side
 
 log = logging.getLogger(__name__)
+# Seconds that what has begun gets at the end.
+_MOMENT = 0.5
 
 
 class Judge(Protocol):
@@ -134,6 +136,7 @@ class ShadowQueue:
     lingering: int = 0
     _waiting: collections.deque[_Job] = attrs.field(factory=collections.deque)
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
+    _begun: set[asyncio.Task[None]] = attrs.field(factory=set)
     _closed: bool = False
     _lent: int = 0
 
@@ -238,9 +241,11 @@ class ShadowQueue:
         while self._waiting and self.busy < self.limits.running:
             job = self._waiting.popleft()
             self.busy += 1
-            self.own(self._shadow(job))
+            task = self.own(self._shadow(job))
+            self._begun.add(task)
+            task.add_done_callback(self._begun.discard)
 
-    def own(self, work: Coroutine[Any, Any, None]) -> None:
+    def own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """
         Run something in the background until this queue closes.
         """
@@ -249,6 +254,7 @@ class ShadowQueue:
         task = loop.create_task(work, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _shadow(self, job: _Job) -> None:
         left: list[Callable[[float], Coroutine[Any, Any, None]]] = []
@@ -256,6 +262,9 @@ class ShadowQueue:
             trial = await self._trial(job, left)
             await self.lull.wait()
             self.judge_now(trial)
+        except asyncio.CancelledError:
+            self._tell(self.judge.dropped, job.decision, Dropped.CLOSED)
+            raise
         except Exception:
             log.exception("shadowing %s failed", job.decision.route.name)
             self._tell(self.judge.dropped, job.decision, Dropped.UNJUDGED)
@@ -361,9 +370,11 @@ class ShadowQueue:
 
     async def close(self, deadline: float = 1.0) -> None:
         """
-        Take no more, drop what waits, and end what runs, within C{deadline} seconds.
+        Take no more, drop what waits, and end what runs, within C{deadline} seconds. What has
+        begun gets a moment: it may only have waited for a lull, and there are no clients any more.
         """
         self._closed = True
+        self.lull.patience = 0.0
         if self._lent:
             anyio.to_thread.current_default_thread_limiter().total_tokens -= self._lent
             self._lent = 0
@@ -371,6 +382,8 @@ class ShadowQueue:
             job = self._waiting.popleft()
             self.held -= job.weight
             self.drop(job.decision, Dropped.CLOSED)
+        if self._begun and deadline > 0:
+            await asyncio.wait(set(self._begun), timeout=min(_MOMENT, deadline / 2))
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
