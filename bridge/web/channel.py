@@ -48,8 +48,8 @@ def channel_class(site: Any, base: Any) -> Any:
     """
     if getattr(site.protocol, "__func__", site.protocol) is _STOCK_PROTOCOL:
         return base
-    # Not the Site's own method: that may look at the address.
-    built = _STOCK_BUILD(site, None)
+    # Where it can be, not the Site's own method: that may look at the address.
+    built = _STOCK_BUILD(site, None) if isinstance(site, Site) else site.buildProtocol(None)
     own = type(getattr(built, "_channel", built))
     if own is HTTPChannel or not issubclass(own, HTTPChannel):
         return base
