@@ -12,6 +12,7 @@ his statements. ``look`` and ``work`` are given what is to be done with one: on 
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -42,9 +43,7 @@ class Database:
             self.engine = create_async_engine(address, pool_size=pool, max_overflow=10, pool_pre_ping=True)
         else:
             address = make_url(url).set(drivername="sqlite+aiosqlite")
-            self.engine = create_async_engine(
-                address, connect_args={"timeout": SLICE_SECONDS}, pool_size=pool, pool_reset_on_return=None
-            )
+            self.engine = create_async_engine(address, connect_args=_SQLITE, pool_size=pool, pool_reset_on_return=None)
             event.listen(self.engine.sync_engine, "connect", _prepare)
             event.listen(self.engine.sync_engine, "begin", self._begin)
         self.listeners: list[Callable[[], None]] = []
@@ -110,7 +109,7 @@ class Database:
                 loop.call_soon_threadsafe(self._tell)
 
     def _make_engine(self) -> Engine:
-        engine = create_engine(make_url(self.url), connect_args={"timeout": SLICE_SECONDS}, poolclass=NullPool)
+        engine = create_engine(make_url(self.url), connect_args=_SQLITE, poolclass=NullPool)
         event.listen(engine, "connect", _prepare)
         return engine
 
@@ -139,6 +138,21 @@ class Database:
             await asyncio.to_thread(readers.close)
         await asyncio.to_thread(self.writers.leave, self)
         await self.engine.dispose()
+
+
+class _Closing(sqlite3.Connection):
+    """
+    A connection that ends its transaction when it is closed. SQLite keeps a closed one, and its lock, for as long as
+    any of its statements is held, as the traceback of whoever was cancelled may do.
+    """
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
+
+
+_SQLITE = {"timeout": SLICE_SECONDS, "factory": _Closing}
 
 
 def _prepare(connection: Any, record: Any) -> None:
