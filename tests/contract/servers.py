@@ -19,8 +19,14 @@ from pathlib import Path
 
 import attrs
 
+from tests.contract import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 START = 30.0  # seconds until a server must listen
+
+# Whether servers start by themselves, as a user's do, and not warm: for tests of the start, and for all long ones.
+COLD = os.environ.get("BGSERVER_LONG") == "1"
+_SCRIPTS = {str(Path(sys.executable).with_name(name)) for name in ("twistd", "uvicorn")}
 
 # The legacy application alone, any uvicorn, and bgserver, each in its own words.
 LISTENING = re.compile(r"(?:Site starting on |(?:Uvicorn running|Listening) on http://127\.0\.0\.1:)([1-9][0-9]+)")
@@ -59,7 +65,7 @@ class Server:
 
     command: Sequence[str]
     folder: Path
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | warm.Forked
     log: Path
     address: tuple[str, int] = ("", 0)
 
@@ -69,6 +75,8 @@ class Server:
         Start `command` in `folder`, without waiting for anything.
         """
         with log.open("ab") as output:
+            if command[0] in _SCRIPTS and not COLD:
+                return cls(command, folder, warm.fork(command, folder, env, output), log)
             process = subprocess.Popen(
                 command,
                 cwd=folder,

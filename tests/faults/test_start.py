@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract import servers
 from tests.contract.servers import TARGETS, Server, Target, environment, script, start
 
 ON_SQLITE = [target for target in TARGETS if target.store == "sqlite"]
@@ -26,6 +27,14 @@ pytestmark = pytest.mark.slow
 
 # What uvicorn and twistd say of themselves around the line that the application says.
 SERVERS = re.compile(r"INFO: .*|ERROR: +Application startup failed\. Exiting\.|\S+ \[(?:\S+#info|-)\] .*")
+
+
+@pytest.fixture(autouse=True)
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What is tested here is the start, with all that a user's has.
+    """
+    monkeypatch.setattr(servers, "COLD", True)
 
 
 def ids(targets: list[Target]) -> list[str]:
