@@ -13,9 +13,8 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-# Control, surrogates; and of format characters those that turn or hide text.
-_BAD = frozenset({"Cc", "Cs"})
-_TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Control, surrogates, and format characters, which turn, join or hide text.
+_BAD = frozenset({"Cc", "Cs", "Cf"})
 # What a person copies into a shell keeps its lines.
 _KEPT = {"curl": "\n"}
 
@@ -37,7 +36,7 @@ def harmless(found: Any, kept: str = "") -> Any:
 
 
 def _good(char: str) -> bool:
-    return char.isprintable() or (char not in _TURNING and unicodedata.category(char) not in _BAD)
+    return char.isprintable() or unicodedata.category(char) not in _BAD
 
 
 def _escaped(char: str) -> str:

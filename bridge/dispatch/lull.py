@@ -36,18 +36,22 @@ class Lull:
     turns: int = 500
     _door: asyncio.Lock = attrs.field(factory=asyncio.Lock)
 
-    async def wait(self) -> None:
+    async def wait(self, behind: int = 0) -> None:
         """
         Until nobody else seems to need the loop, or patience ends.
+
+        @param behind: How many wait for this one. All of them share its patience, so that
+            they get on about as fast as they come.
         """
         async with self._door:
             clock = self.clock
             began = last = clock()
+            patience = self.patience / (1 + behind)
             short = 0
             for _ in range(self.turns):
                 await asyncio.sleep(0)
                 now = clock()
                 short = short + 1 if now - last < _SHORT else 0
-                if short >= _IN_A_ROW or now - began >= self.patience:
+                if short >= _IN_A_ROW or now - began >= patience:
                     return
                 last = now

@@ -308,13 +308,15 @@ class ShadowQueue:
         except Exception:
             return False  # judging it will fail, too, and say so
 
-    async def run(self, decision: Decision, app: App, request: Request) -> Ran:
+    async def run(self, decision: Decision, app: App, request: Request, behind: int = 0) -> Ran:
         """
         Run one request on one application, within these limits, once the loop has
         nothing better to do.
+
+        @param behind: How many can't begin before this one has ended.
         """
         limits = self.limits
-        await self.lull.wait()
+        await self.lull.wait(behind)
         return await run(
             app,
             request.scope,

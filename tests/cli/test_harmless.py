@@ -22,6 +22,7 @@ EXPORT = "GET /export/{export_id}"
         ("\x1b[2J", "\\x1b[2J"),
         ("a\rb\nc\x07\x9b", "a\\rb\\nc\\x07\\x9b"),
         ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("\u061ctxt.exe", "\\u061ctxt.exe"),
         ("\ud800", "\\ud800"),
         ("größe 日本 é 👍", "größe 日本 é 👍"),
     ],

@@ -55,6 +55,25 @@ def test_work_goes_first(play):
     play(story())
 
 
+def test_many_behind_it_share_its_patience(play):
+    """
+    Where others can't begin before it, it gives way to a busy loop sooner: a sandbox's writes wait for each other.
+    """
+
+    async def story():
+        clock = Clock()
+        lull = Lull(clock, patience=0.1)
+        for behind, turns in ((0, 101), (9, 11)):
+            waiting = asyncio.create_task(lull.wait(behind))
+            await asyncio.sleep(0)
+            await clock.works(turns - 3)
+            assert not waiting.done()
+            await clock.works(4)
+            assert waiting.done()
+
+    play(story())
+
+
 def test_one_short_turn_is_no_lull(play):
     """
     A request's turns may have a short one between them.

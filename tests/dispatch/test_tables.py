@@ -5,6 +5,7 @@ Two runs' tables are the same where only their own ids and times differ, and in 
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,28 @@ def test_times_of_before_the_copy_are_the_same():
 
 def test_what_only_looks_like_a_time():
     """
-    A time that no calendar has is a text like others, and one without a zone is in UTC.
+    A time that no calendar has is a text like others, and one without a zone may be in UTC.
     """
     one, two = ([{"a": f"2026-13-41T00:00:0{n}", "b": f"2026-11-28 12:00:0{n}"}] for n in (1, 2))
 
     assert {"columns.a"} == differing(json.dumps(one), json.dumps(two))
+
+
+@pytest.mark.parametrize("zone", ["UTC+5", "UTC-9"])
+def test_a_time_without_a_zone_may_be_this_hosts(zone, monkeypatch):
+    """
+    Two runs a moment apart wrote down the local time: west of Greenwich it is long before the copy, read as UTC.
+
+    Seen to fail where it was read as UTC alone.
+    """
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        local = time.strftime("%Y-%m-%d %H:%M:%%02d", time.localtime(SEEDED + 60))
+        assert set() == differing(as_json(rows("a", 1, local)), as_json(rows("b", 2, local)))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_rows_that_differ_in_their_ids_alone():

@@ -272,7 +272,7 @@ class SandboxFeed:
             assert sandbox.app is not None
             await self._watch.look_at(side, cheap=True)
             theirs = rewritten(request, sandbox.ids)
-            ran = await self.queue.run(decision, sandbox.app, theirs)
+            ran = await self.queue.run(decision, sandbox.app, theirs, len(self._waiting))
             found[side], traces[side] = ran.observation, Trace.of(theirs, ran.observation)
             await self._watch.look_at(side, traces[side])
             if ran.lingering is not None:

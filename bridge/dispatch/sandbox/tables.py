@@ -74,9 +74,11 @@ class _Columns:
         return self.names.get(own) or self._ids.setdefault(own, f"\2{len(self._ids)}")
 
     def _own(self, moment: datetime.datetime) -> bool:
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=datetime.UTC)
-        return moment >= self.since - _BEFORE
+        since = self.since - _BEFORE
+        if moment.tzinfo is not None:
+            return moment >= since
+        # It may be in UTC, or in this host's time.
+        return moment.replace(tzinfo=datetime.UTC) >= since or moment.astimezone() >= since
 
     def told(self) -> dict[str, str]:
         # In decimals: a hexadecimal word would be taken for an id, and mapped to the other's.
