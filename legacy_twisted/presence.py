@@ -11,6 +11,8 @@ from twisted.logger import Logger
 
 from legacy_twisted.tasks import timestamp
 
+BEAT = 5.0  # seconds between two signs of life
+
 
 def startTime(pid):
     """
@@ -51,7 +53,7 @@ class Presence(service.Service):
         self._arrived = False
         self._looping = task.LoopingCall(self.tick)
         self._looping.clock = self.jobs.reactor
-        self._beating = self._looping.start(1.0)
+        self._beating = self._looping.start(BEAT)
 
     def tick(self):
         """

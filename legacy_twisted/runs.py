@@ -6,6 +6,7 @@ fails, whatever a task's function does.
 """
 
 import functools
+import itertools
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ from legacy_twisted import functions, tasks
 from legacy_twisted.loops import Fenced
 
 BEAT = 1.0  # seconds between two heartbeats
+IDLE = 5  # the share of them that are given while nothing runs: one in this many
 LOOK = 0.2  # seconds between two looks at a running row
 
 
@@ -208,9 +210,14 @@ class Crew:
 
     def beat(self):
         """
-        Once a second, until the end: show that the running tasks are alive.
+        Once a second, until the end: show that the running tasks are alive;
+        more rarely while there are none.
         """
-        while not self.ended.wait(BEAT):
+        for second in itertools.count(1):
+            if self.ended.wait(BEAT):
+                break
+            if not self._running and second % IDLE:
+                continue
             try:
                 self.jobs.database.writeNow(self.beatOnce, self.jobs.boot)
             except Fenced as error:

@@ -19,6 +19,8 @@ from legacy_twisted.loops import Fenced, Loop, fork
 from legacy_twisted.runs import Crew
 
 GLANCE = 0.03  # seconds between two looks at whether SQLite has changed
+LULL = 5.0  # seconds without a task after which they become rarer
+RARELY = 0.1
 
 
 class BackgroundWorker(Crew):
@@ -38,6 +40,7 @@ class BackgroundWorker(Crew):
         self.pool = pool
         self.fence = fence
         self.stopping = threading.Event()
+        self._busy = time.monotonic()
         self._awake = threading.Event()
 
     def wake(self):
@@ -80,7 +83,9 @@ class BackgroundWorker(Crew):
         Wait for C{wake}, for another process's work, or C{pause} seconds.
         """
         end = time.monotonic() + pause
-        glance = GLANCE if self.jobs.database.flavour == "sqlite" else pause
+        glance = GLANCE if time.monotonic() - self._busy < LULL else RARELY
+        if self.jobs.database.flavour != "sqlite":
+            glance = pause
         while (left := end - time.monotonic()) > 0:
             if self._awake.wait(min(glance, left)) or self._changed():
                 return
@@ -112,6 +117,8 @@ class BackgroundWorker(Crew):
             return poll
         if tick is not None:
             self._tell(observe, tick, rows)
+        if rows:
+            self._busy = time.monotonic()
         for row in rows:
             self.took(row)
             self.pool.callInThread(self.perform, row)

@@ -55,6 +55,12 @@ class Batch:
     samples: list[tuple[Key, str, str]]
     proposals: list[tuple[str, Proposal]]
 
+    def __bool__(self) -> bool:
+        """
+        Whether there is anything to store or to read back.
+        """
+        return bool(self.keys or self.found or self.samples or self.proposals)
+
 
 class EvidenceStore(Protocol):
     """

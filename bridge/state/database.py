@@ -16,8 +16,9 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import attrs
@@ -30,7 +31,11 @@ from sqlalchemy.pool import NullPool
 from bridge.errors import DamagedStateError, NewerStateError, StateError, StateUnavailableError
 from bridge.state import schema
 
-_FRESH = 0.1  # seconds
+FRESH = 0.1
+"""
+Seconds after a write in which a glance can't tell whether there was another one.
+"""
+
 _SCHEMA_LOCK = 0x6267_7372  # any number that is always the same
 
 
@@ -46,6 +51,7 @@ class Database:
     engine: sa.Engine
     shown: str
     path: Path | None = None
+    _kept: local = attrs.field(factory=local, init=False, repr=False, eq=False)
 
     def glance(self) -> tuple[object, ...] | None:
         """
@@ -64,16 +70,39 @@ class Database:
             ahead = None
         files = [found] if ahead is None else [found, ahead]
         # A clock of files may stand still for some milliseconds, and two writes look like one.
-        if any(abs(time.time() - each.st_mtime) < _FRESH for each in files):
+        if any(abs(time.time() - each.st_mtime) < FRESH for each in files):
             return None
         return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in files)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """
+        All transactions that this thread makes inside share a connection: opening one costs more than most that is done
+        with it.  For what takes a moment, because a file that is taken away meanwhile isn't missed.
+        """
+        with self._explained("be read"):
+            connection = self.engine.connect()
+        self._kept.connection = connection
+        try:
+            yield
+        finally:
+            del self._kept.connection
+            # It may be broken, and who used it was told.
+            with suppress(SQLAlchemyError):
+                connection.close()
+
+    @contextmanager
+    def _connected(self, writes: bool) -> Iterator[sa.Connection]:
+        kept: sa.Connection | None = getattr(self._kept, "connection", None)
+        with self.engine.connect() if kept is None else nullcontext(kept) as connection:
+            yield connection.execution_options(bgserver_writes=writes)
 
     @contextmanager
     def reading(self, doing: str) -> Iterator[sa.Connection]:
         """
         One consistent view.  C{doing} completes "can't …" in an error.
         """
-        with self._explained(doing), self.engine.connect() as connection:
+        with self._explained(doing), self._connected(writes=False) as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -81,11 +110,7 @@ class Database:
         """
         One transaction that holds the write lock from its beginning.
         """
-        with (
-            self._explained(doing),
-            self.engine.connect().execution_options(bgserver_writes=True) as connection,
-            connection.begin(),
-        ):
+        with self._explained(doing), self._connected(writes=True) as connection, connection.begin():
             yield connection
 
     @contextmanager

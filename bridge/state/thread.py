@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,6 +25,7 @@ import attrs
 
 from bridge.errors import ReplacedStateError, StateError
 from bridge.routing import Stage
+from bridge.state.database import FRESH
 from bridge.state.stages import Change, Snapshot
 from bridge.state.store import Store
 
@@ -174,7 +175,7 @@ class StateThread:
     # -- on the thread -------------------------------------------------------------
 
     def _run(self) -> None:
-        due, polled = 0.0, True
+        due, latest, polled = 0.0, 0.0, True
         while True:
             with self._wake:
                 while not (self._calls or self._stopping or self._look or self._may_write()):
@@ -189,8 +190,10 @@ class StateThread:
                 if self._look:
                     self._look, due = False, 0.0
             if job is not None:
-                self._answer(*job)
-                due, polled = 0.0, False  # what it changed is looked at next
+                # What it changed is looked at when a glance can tell whether there is more: a look before that would
+                # need another one. Who calls all the time holds no look up for long.
+                answered = self._answer(*job)
+                due, polled = min(time.monotonic() + FRESH, latest) if answered else 0.0, False
             elif self._stopping:
                 break
             elif time.monotonic() >= due:
@@ -198,6 +201,7 @@ class StateThread:
                 if self._poll() and self._problem is not None:
                     self._write_one()
                 due, polled = time.monotonic() + self.every, True
+                latest = due + self.every
             else:
                 self._write_one()
         self._drain()
@@ -207,24 +211,31 @@ class StateThread:
     def _may_write(self) -> bool:
         return bool(self._offers) and self._problem is None
 
-    def _opened(self) -> Store:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Store]:
+        """
+        The store, on one connection.
+        """
         if self._store is None:
             self._store = self.opens()
-        born = self._store.database.born()
-        if self.born is None:
-            self.born = born
-        elif born != self.born:
-            raise ReplacedStateError(self._store.database.shown)
-        return self._store
+        with self._store.database.at_once():
+            born = self._store.database.born()
+            if self.born is None:
+                self.born = born
+            elif born != self.born:
+                raise ReplacedStateError(self._store.database.shown)
+            yield self._store
 
-    def _answer(self, function: Callable[[Store], Any], future: asyncio.Future[Any]) -> None:
+    def _answer(self, function: Callable[[Store], Any], future: asyncio.Future[Any]) -> bool:
         result, error = None, None
         try:
-            result = function(self._opened())
+            with self._opened() as store:
+                result = function(store)
         except BaseException as caught:
             error = caught
         assert self._loop is not None
         _tell(self._loop, future, result, error)
+        return error is None
 
     def _nothing_new(self) -> bool:
         """
@@ -241,9 +252,9 @@ class StateThread:
         try:
             # Before the look: what comes meanwhile is seen at the next one.
             glance = None if self._store is None else self._store.database.glance()
-            store = self._opened()
-            snapshot = None if store.version() == self._version else store.snapshot()
-            told, changes = (self._told, []) if snapshot is None else _since(store, self._told)
+            with self._opened() as store:
+                snapshot = None if store.version() == self._version else store.snapshot()
+                told, changes = (self._told, []) if snapshot is None else _since(store, self._told)
         except Exception as error:
             self._looked_at = None
             self._failed(error)
@@ -284,7 +295,8 @@ class StateThread:
             return True
         job = self._offers[0]
         try:
-            job(self._opened())
+            with self._opened() as store:
+                job(store)
         except StateError as error:
             self._failed(error)
             return False

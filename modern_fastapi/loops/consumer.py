@@ -37,12 +37,13 @@ async def consume(services: Services, fence: Fence) -> None:
             now = services.clock.monotonic()
             pause = services.settings.poll
             try:
-                if rung or now - beaten >= BEAT or await _is_work_due(services, crew):
+                idle = None if rung or now - beaten >= BEAT else await _nothing_until(services, crew)
+                if idle is None:
                     # Whole, and begun within it: a row that was claimed is run or given back, when ever we are stopped.
                     pause = await whole(crew.turn(), services.settings.grace)
                     beaten = now
                 else:
-                    pause = await _seconds_to_next(services)
+                    pause = idle
             except Exception as error:
                 await settle(fence, error)
             rung = await services.bell.wait(pause)
@@ -64,18 +65,19 @@ async def rehearse(services: Services, observe: Observe) -> None:
             )
 
 
-async def _is_work_due(services: Services, crew: Crew) -> bool:
+async def _nothing_until(services: Services, crew: Crew) -> float | None:
     """
-    Whether a claim is worth a transaction.
+    For how many seconds there is nothing to do, unless the bell rings; None where a claim is worth a transaction.
     """
-    if len(crew) >= services.settings.workers:
-        return False
-    until = as_text(services.clock.now())
-    return bool(await services.database.look(lambda connection: services.rows.due(connection, "table", until, 1)))
 
+    async def look(connection: AsyncConnection) -> float | None:
+        if len(crew) < services.settings.workers:
+            until = as_text(services.clock.now())
+            if await services.rows.due(connection, "table", until, 1):
+                return None
+        return await _pause(services, connection)
 
-async def _seconds_to_next(services: Services) -> float:
-    return await services.database.look(lambda connection: _pause(services, connection))
+    return await services.database.look(look)
 
 
 async def _pause(services: Services, connection: AsyncConnection) -> float:

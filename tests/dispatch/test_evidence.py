@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 import sys
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -152,6 +153,25 @@ def town(request):
         return made
 
     return build
+
+
+def test_where_nothing_is_new_the_state_is_left_alone(town, play):
+    """
+    A server that nobody asks has nothing to store, and no route that waits for the totals of others.
+
+    Seen to fail where each turn wrote its batch, whatever was in it.
+    """
+    written = []
+
+    async def story():
+        t = town(route=Route(ROUTE, Stage.MODERN))
+        t.keeper.sink = SimpleNamespace(write=written.append)
+        await t.keeper.turn()
+        await t.keeper.turn()
+
+    play(story())
+
+    assert [] == written
 
 
 def test_a_route_goes_from_legacy_to_live_unattended(town, play):

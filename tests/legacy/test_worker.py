@@ -281,6 +281,41 @@ def run_quietly(worker, pool):
     return ended
 
 
+def test_an_idle_worker_wakes_rarely(jobs, worker, monkeypatch):
+    """
+    It looks for the work of other processes a few times a second while there was none for long, and thirty times after
+    a task.
+
+    Seen to fail with one pause between two looks: they were half of what an idle server cost.
+    """
+    looks = []
+    monkeypatch.setattr(jobs.database, "flavour", "sqlite")
+    monkeypatch.setattr(worker, "_changed", lambda: looks.append(1) and False)
+
+    worker._sleep(0.3)
+    busy = len(looks)
+    worker._busy -= 10
+    worker._sleep(0.3)
+
+    assert busy >= 6
+    assert len(looks) - busy <= 4
+
+
+def test_nothing_that_runs_needs_few_heartbeats(worker, monkeypatch):
+    """
+    A heartbeat is a write: without a task there is one in five seconds.
+
+    Seen to fail with one at each turn.
+    """
+    turns, beats = [], []
+    monkeypatch.setattr(worker.ended, "wait", lambda pause: turns.append(pause) or len(turns) > 11)
+    monkeypatch.setattr(worker, "beatOnce", lambda *args: beats.append(len(turns)))
+
+    worker.beat()
+
+    assert [5, 10] == beats
+
+
 def test_heartbeats_are_for_what_runs_here(jobs, worker):
     """
     A row that this process has lost track of isn't kept alive: rescue takes it after the lease.

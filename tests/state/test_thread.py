@@ -468,6 +468,35 @@ def test_an_idle_state_is_left_closed(tmp_path: Path) -> None:
     in_world(tmp_path, play)
 
 
+def test_a_call_opens_one_connection_and_its_look_another(tmp_path: Path) -> None:
+    """
+    What an idle server does most, renewing a lease, costs two connections: its own, and one look when the files' clock
+    has moved on.
+
+    Seen to fail, with six, where each transaction had its own and a look came before its glance could be kept.
+    """
+    opened: list[float] = []
+
+    async def play(world: World) -> None:
+        world.thread.every = 0.2
+        start(world)
+        await world.thread.call(Store.version)
+        await world.until(lambda: world.thread._looked_at is not None)
+        store = world.thread._store
+        assert store is not None
+        lease = await world.thread.call(Store.acquire, "gate", "me", None)
+        await asyncio.sleep(1.0)
+        sa.event.listen(store.database.engine, "connect", lambda *_: opened.append(1.0))
+
+        assert lease is not None
+        await world.thread.call(Store.renew_all, [lease])
+        await asyncio.sleep(1.0)
+
+        assert 2 == len(opened)
+
+    in_world(tmp_path, play)
+
+
 def test_the_stop_writes_what_was_offered(tmp_path: Path) -> None:
     """
     Evidence of the last second isn't lost; after that nothing is taken, and it is said.
