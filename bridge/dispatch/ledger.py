@@ -165,7 +165,10 @@ class Ledger:
         self._add(key, counts)
         here = self.here.setdefault(key.route, Counter())
         for name, count in counts.items():
-            here[name.partition(".")[2]] += count
+            # What belongs to no stage is a mark, and counts nothing.
+            _, of_a_stage, what = name.partition(".")
+            if of_a_stage:
+                here[what] += count
 
     def _add(self, key: Key, counts: Mapping[str, int]) -> None:
         self._counts.setdefault(key, Counter()).update(counts)

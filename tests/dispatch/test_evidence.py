@@ -544,6 +544,16 @@ def test_dropped_requests_are_counted(town, play):
     play(story())
 
 
+def test_a_mark_is_no_count_of_pairs():
+    """
+    What a process has counted goes by names that a stage has; a rejection belongs to none.
+    """
+    ledger = Ledger()
+    ledger.add(KEY, {"shadow.same": 2, "canary.same": 1, "rejected": 1})
+
+    assert {"same": 3} == ledger.here[ROUTE]
+
+
 def test_a_ledger_keeps_the_newest_samples():
     """
     While the state is away memory is bounded, and what was lost is counted.
