@@ -253,8 +253,11 @@ def _sqlite(url: URL, shown: str, create: bool, patience: float) -> tuple[sa.Eng
 
     def opened() -> sqlite3.Connection:
         # mode=rw: a file that is gone is an error, not a new and empty state.
-        uri = f"{path.as_uri()}?mode=rw"
+        still = _still(path)
+        uri = f"{path.as_uri()}?{'immutable=1' if still else 'mode=rw'}"
         connection = sqlite3.connect(uri, timeout=patience, uri=True, isolation_level=None)
+        if still:
+            return connection
         try:
             _write_ahead(connection, patience)
             connection.execute("PRAGMA synchronous=FULL")
@@ -271,6 +274,17 @@ def _sqlite(url: URL, shown: str, create: bool, patience: float) -> tuple[sa.Eng
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine, path
+
+
+def _still(path: Path) -> bool:
+    """
+    Whether nobody can be writing that file, and all that was written is in it: SQLite would make a file beside it, or
+    refuse to read.
+    """
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not Path(f"{path}-wal").exists()
+    except OSError:
+        return False
 
 
 def _write_ahead(connection: sqlite3.Connection, patience: float) -> None:

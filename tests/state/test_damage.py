@@ -5,6 +5,8 @@ A damaged state is said to be one, with what mends it; nothing is guessed of wha
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,41 @@ def test_each_trouble_has_its_remedy(cause: str, remedy: str) -> None:
 
     assert type(found) is StateUnavailableError
     assert remedy in str(found)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """
+    Mounts a file system in memory, with options; again, for others.
+    """
+    place = tmp_path / "mounted"
+    place.mkdir()
+
+    def mount(*options: str) -> Path:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "none", place], capture_output=True)
+        if done.returncode != 0:
+            pytest.skip(f"may not mount here: {done.stderr.decode().strip()}")
+        return place
+
+    yield mount
+    subprocess.run(["umount", place], capture_output=True)
+
+
+@pytest.mark.timeout(20)
+def test_a_state_that_nobody_can_write_is_read(mounted: Callable[..., Path]) -> None:
+    """
+    On a file system that was mounted read-only, as after a broken disk, the stages are still told, and a change is
+    refused. Seen to fail without the look at the file system: SQLite can't make the files that it wants beside it.
+    """
+    url = f"sqlite:///{mounted('size=8m') / 'state.db'}"
+    Store.open(url).set_stage("GET /x", Stage.SHADOW, who="a person", why="a try", at=1.0)
+    mounted("remount", "ro")
+
+    store = Store.open(url, create=False)
+
+    assert Stage.SHADOW is store.stages()["GET /x"][0]
+    with pytest.raises(StateUnavailableError, match="readonly"):
+        store.set_stage("GET /x", Stage.LEGACY, who="a person", why="back", at=2.0)
+    mounted("remount", "rw")
+    store.set_stage("GET /x", Stage.LEGACY, who="a person", why="back", at=3.0)
+    assert Stage.LEGACY is store.stages()["GET /x"][0]
