@@ -4,7 +4,8 @@ The operator's API, on a listener of its own.
 - L{control}: what it asks of the process that it runs in.
 - L{api}: the routes, documented by their own OpenAPI document.
 - L{models}: their shapes.
-- L{page}: the same document for a browser.
+- L{board}: where everything stands, for a browser.
+- L{page}: the API's document, for a browser; L{frame}: what both pages stand in.
 - L{guard}: who may speak to it.
 - L{metrics}: the text that Prometheus reads.
 

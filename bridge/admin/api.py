@@ -7,18 +7,21 @@ Refuses: to decide anything; every answer is L{Control}'s.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from bridge.admin import models as m
+from bridge.admin.board import board_of
 from bridge.admin.control import Control
+from bridge.admin.frame import HEADERS
 from bridge.admin.guard import Guard
 from bridge.admin.metrics import CONTENT_TYPE, Metric, render, stages_metric
-from bridge.admin.page import HEADERS, page_of
+from bridge.admin.page import page_of
 from bridge.errors import (
     BridgeError,
     NotBuiltError,
@@ -29,6 +32,9 @@ from bridge.errors import (
     UnknownRouteError,
 )
 from bridge.routing import Stage
+
+# How many differences and changes the board shows.
+_BOARD = 10
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Name = Annotated[str, Query(description="A route's match text.", examples=["GET /export/{export_id}"])]
@@ -95,9 +101,10 @@ def _looking(control: Control, metrics: Callable[[], Iterable[Metric]]) -> APIRo
     @router.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:
         """
-        Who opens the listener in a browser gets the API's own page.
+        Who opens the listener in a browser sees where everything stands.
         """
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+        found = await control.report(_BOARD)
+        return HTMLResponse(board_of(found, str(request.base_url), time.time()), headers=HEADERS)
 
     @router.get("/docs", include_in_schema=False)
     async def page(request: Request) -> Response:

@@ -2,51 +2,18 @@
 Owns the page that a person sees who opens the admin listener in a browser: what there is
 to ask and to move, made from the OpenAPI document alone.
 
-It is one answer: no script, no font, no picture, nothing from another host.  So it works
-without the internet, and a browser is told to run nothing beside the hand that moves
-routes.
-
 Refuses: to move anything; each move is shown as the command that makes it.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .3rem; }
-code, pre { font: 14px/1.45 ui-monospace, monospace; }
-pre { overflow-x: auto; padding: .6rem .8rem; border: 1px solid #8886; border-radius: 4px; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; border-top: 1px solid #8886; }
-th { font-weight: 600; }
-.method { display: inline-block; min-width: 3.2rem; }
-.post { color: #b3261e; }
-@media (prefers-color-scheme: dark) { .post { color: #ff8a80; } }
-"""
-
-_DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-
-HEADERS = {
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-"""
-What a browser is told beside the page: to load and to run nothing, and to let no other page frame it.
-"""
+from bridge.admin.frame import framed
 
 
 def page_of(document: Mapping[str, Any], base: str) -> str:
@@ -58,17 +25,15 @@ def page_of(document: Mapping[str, Any], base: str) -> str:
     """
     info = document["info"]
     parts = [
-        '<!doctype html><html lang="en"><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width">',
-        f"<title>{escape(info['title'])}</title><style>{_STYLE}</style>",
-        f"<h1>{escape(info['title'])}</h1><p>{escape(info.get('summary', ''))}</p>",
+        f"<p>{escape(info.get('summary', ''))}</p>",
         f'<p>For programs: <a href="{escape(base)}openapi.json">the OpenAPI document</a>, '
-        f'<a href="{escape(base)}metrics">metrics</a>. For people: <code>bgctl --help</code>.</p>',
+        f'<a href="{escape(base)}metrics">metrics</a>. For people: <a href="{escape(base)}">the board</a>, '
+        "<code>bgctl --help</code>.</p>",
     ]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             parts += _operation(document, base, path, method, operation)
-    return "\n".join([*parts, "</html>"]) + "\n"
+    return framed(info["title"], parts)
 
 
 def _operation(

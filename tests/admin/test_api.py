@@ -415,15 +415,27 @@ def test_the_document_tells_the_truth(tmp_path: Path) -> None:
     in_world(tmp_path, play)
 
 
-def test_a_browser_finds_the_api(tmp_path: Path) -> None:
+def test_a_browser_sees_where_everything_stands(tmp_path: Path) -> None:
     """
-    The listener's root leads to the page that lists what can be asked; without that it is a 404.
+    The listener's root is the board, and leads on to what can be asked; what people wrote is shown, never obeyed.
+
+    Seen to fail where a reason was put into the page as it was.
     """
 
     async def play(world: World) -> None:
+        moved = {"route": "POST /log", "stage": "canary", "weight": 5, "force": True, "why": "<script>try()</script>"}
+        assert 200 == (await world.client.post("/api/set", json=moved)).status_code
         root = await world.client.get("/")
+        page = root.text
 
-        assert (307, "/docs") == (root.status_code, root.headers["location"])
+        assert 200 == root.status_code
+        assert "default-src 'none'" in root.headers["content-security-policy"]
+        assert '<td class="canary">canary 5 %' in page
+        assert "Routes: 2 at legacy, 1 at canary." in page
+        assert "<td>consumer<td" in page
+        assert "forced: &lt;script&gt;try()&lt;/script&gt;" in page
+        assert "<script" not in page
+        assert 'href="http://127.0.0.1:8001/docs"' in page
         assert 200 == (await world.client.get("/docs")).status_code
         assert "/" not in (await world.client.get("/openapi.json")).json()["paths"]
 

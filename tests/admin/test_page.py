@@ -16,7 +16,8 @@ import pytest
 
 from bridge.admin.api import create_api
 from bridge.admin.control import Control
-from bridge.admin.page import HEADERS, page_of
+from bridge.admin.frame import HEADERS
+from bridge.admin.page import page_of
 
 
 @pytest.fixture
@@ -53,7 +54,8 @@ def test_the_page_needs_nothing_from_anywhere(document: dict[str, Any]) -> None:
     page = Read(page_of(document, "http://127.0.0.1:8001/"))
 
     addresses = [value for _, given in page.tags for name, value in given.items() if name in ("src", "href", "action")]
-    assert ["http://127.0.0.1:8001/openapi.json", "http://127.0.0.1:8001/metrics"] == addresses
+    own = "http://127.0.0.1:8001/"
+    assert [f"{own}openapi.json", f"{own}metrics", own] == addresses
     assert not {"script", "link", "iframe", "form", "img", "object"} & {tag for tag, _ in page.tags}
     assert not [name for _, given in page.tags for name in given if name.startswith("on") or name == "style"]
 
