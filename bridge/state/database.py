@@ -316,6 +316,7 @@ def _postgresql(url: URL, patience: float) -> sa.Engine:
 # What databases say, and what helps; what isn't here may be a lock or a folder.
 _REMEDIES = (
     ("full", "Make room where it lies; nothing of it is lost meanwhile."),
+    ("disk I/O", "Look whether the disk where it lies is full or broken; what is in it stays."),
     ("readonly database", "Run this as the user that the server runs as, who may write the file and its folder."),
     ("connection", "Check that PostgreSQL runs there, and that the URL has the right host, user and database."),
 )

@@ -80,6 +80,7 @@ def test_a_stage_that_is_none_is_named_with_what_mends_it(store: Store, tmp_path
     ("cause", "remedy"),
     [
         ("database or disk is full", "Make room"),
+        ("disk I/O error", "full or broken"),
         ("attempt to write a readonly database", "as the user that the server runs as"),
         ("connection failed: Connection refused", "PostgreSQL runs there"),
         ("database is locked", "nothing holds it locked"),
