@@ -335,11 +335,11 @@ class Life:
         how = How.DONE
         if not task.done():
             how = How.TIMED_OUT
-            _log.warn("Stopping: {step} didn't finish in time and is cancelled.", step=name)
+            _log.warn("Stopping: not done in time, and cancelled: {step}.", step=name)
             task.cancel()
             await asyncio.wait({task}, timeout=_LEAST)
         if not task.done():
-            _log.error("Stopping: {step} ignored its cancellation and is left behind.", step=name)
+            _log.error("Stopping: ignored its cancellation, and left behind: {step}.", step=name)
             keep(self._loop, task)
             return How.LEFT
         if not task.cancelled() and (exc := task.exception()) is not None:
