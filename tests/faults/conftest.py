@@ -20,14 +20,16 @@ def target(name: str) -> Target:
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """
-    Starts targets by name, all on the data folder of the test, and kills what is left of them after it.
+    Starts targets by name, all on the data folder of the test, and kills what is left of them after it; `more` is for
+    the policy.
     """
     running: list[Server] = []
 
-    def run(name: str, **settings: str) -> Server:
+    def run(name: str, more: str = "", **settings: str) -> Server:
         folder = tmp_path / f"{name}-{len(running)}"
         folder.mkdir()
-        server = start(target(name), folder, {"JOBS_DATA": str(tmp_path / "data"), **settings}).listening()
+        settings = {"JOBS_DATA": str(tmp_path / "data"), **settings}
+        server = start(target(name), folder, settings, more=more).listening()
         running.append(server)
         return server
 
