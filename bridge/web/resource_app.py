@@ -254,7 +254,7 @@ class _Exchange:
         The application took the connection over, and says this on it.
         """
         if self._spoken is None:
-            self._spoken = SpokenAnswer(self.channel.without)
+            self._spoken = SpokenAnswer(self.channel.without, to_head=self.channel._command == b"HEAD")
         for message in self._spoken.heard(data):
             await self._send(message)
         self.transport.taken(len(data))
