@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
-from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+
+# Modules, and no names: a release that isn't known (L{bridge.web.cycle}) may lack some of them, and must be stepped
+# aside for, not failed at.
+from uvicorn.protocols import utils
+from uvicorn.protocols.http import flow_control, httptools_impl
 
 App = Callable[..., Any]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -48,7 +50,7 @@ def _field(name: bytes) -> tuple[bytes, bytes | None]:
     """
     A field name as it is written, with its colon, and what it is to the framing.
     """
-    if HEADER_RE.search(name):
+    if httptools_impl.HEADER_RE.search(name):
         raise RuntimeError("Invalid HTTP header name.")
     lower = name.lower()
     return lower + b": ", lower if lower in (_LENGTH, _CODING, _CONNECTION) else None
@@ -76,7 +78,7 @@ class Preface:
         names, lines, framing = set(), bytearray(), []
         for name, value in headers:
             written, kind = _field(name)
-            if HEADER_VALUE_RE.search(value):
+            if httptools_impl.HEADER_VALUE_RE.search(value):
                 raise RuntimeError("Invalid HTTP header value.")
             names.add(name.lower())
             if kind is None:
@@ -125,7 +127,7 @@ class AsgiCycle:
         scope: Any,
         loop: asyncio.AbstractEventLoop,
         transport: asyncio.Transport,
-        flow: FlowControl,
+        flow: flow_control.FlowControl,
         log: logging.Logger,
         access_log: logging.Logger | None,
         preface: Preface,
@@ -185,7 +187,7 @@ class AsgiCycle:
             self._body = bytearray(data)
         else:
             self._body += data
-        if len(self._body) > HIGH_WATER_LIMIT:
+        if len(self._body) > flow_control.HIGH_WATER_LIMIT:
             self._flow.pause_reading()
         self.set()
 
@@ -280,18 +282,19 @@ class AsgiCycle:
         if self._access_log is not None:
             self._access_log.info(
                 '%s - "%s %s HTTP/%s" %d',
-                get_client_addr(self.scope),
+                utils.get_client_addr(self.scope),
                 self.scope["method"],
-                get_path_with_query_string(self.scope),
+                utils.get_path_with_query_string(self.scope),
                 self.scope["http_version"],
                 status,
             )
         preface = self._preface
-        parts = [STATUS_LINE[status], preface.lines]
+        parts = [httptools_impl.STATUS_LINE[status], preface.lines]
+        unfit = httptools_impl.HEADER_VALUE_RE.search
         closes = False
         for name, value in (*preface.framing, *headers):
             written, framing = _field(name)
-            if HEADER_VALUE_RE.search(value):
+            if unfit(value):
                 raise RuntimeError("Invalid HTTP header value.")
             if framing is not None:
                 closes = self._framed(framing, value) or closes

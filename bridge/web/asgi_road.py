@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import httptools
 from twisted.web.http_headers import _nameEncoder
-from uvicorn.protocols.http.flow_control import service_unavailable
+from uvicorn.protocols.http import flow_control
 
 from bridge.routing import Decision
 from bridge.web.asgi_cycle import AsgiCycle, Preface
@@ -77,7 +77,7 @@ class AsgiRoadProtocol(ParsingProtocol):
                 return
         app = self.app
         if self.limit_concurrency is not None and self.over_limit():
-            app = service_unavailable
+            app = flow_control.service_unavailable
             self.logger.warning("Exceeded concurrency limit.")
         cycle = self.cycle = self._asgi = AsgiCycle(
             scope,

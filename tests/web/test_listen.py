@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,68 @@ def test_other_releases_step_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     loop.close()
 
     assert HttpToolsProtocol is type(made)
+
+
+UNKNOWN_RELEASE = """
+import asyncio
+import sys
+import uvicorn
+from uvicorn.protocols import utils
+from uvicorn.protocols.http import flow_control, httptools_impl
+from uvicorn.protocols.websockets import wsproto_impl
+from bridge.loop import install
+
+# What that release hasn't got under these names, it has under others.
+uvicorn.__version__ = "0.99.0"
+missing = {
+    utils: ["get_client_addr", "get_path_with_query_string"],
+    flow_control: ["HIGH_WATER_LIMIT", "FlowControl", "service_unavailable"],
+    httptools_impl: ["HEADER_RE", "HEADER_VALUE_RE", "STATUS_LINE"],
+}
+kept = {module: {name: vars(module).pop(name) for name in names} for module, names in missing.items()}
+reactor = install("asyncio")
+from bridge.web.listen import Front
+for module, names in kept.items():
+    vars(module).update(names)
+
+from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+from bridge.web.resource_app import ResourceApp
+
+globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
+root = Resource()
+root.render_GET = lambda request: b"legacy"
+root.isLeaf = True
+
+
+async def ask():
+    site = Site(root)
+    front = Front(reactor)
+    [listener] = front.bind("tcp:0:interface=127.0.0.1", site)
+    await front.start(ResourceApp(site, reactor))
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.adopted.port.getHost().port)
+    writer.write(b"GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+    print((await reader.read()).decode())
+    await front.close()
+    reactor.stop()
+
+
+tasks = []
+reactor.callWhenRunning(lambda: tasks.append(asyncio.get_running_loop().create_task(ask())))
+reactor.run()
+"""
+
+
+def test_a_release_that_lacks_what_is_used() -> None:
+    """
+    A later uvicorn that has other internals is stepped aside for, and that is said; it was an ImportError.
+    """
+    ran = subprocess.run([sys.executable, "-c", UNKNOWN_RELEASE], capture_output=True, text=True, timeout=60)
+
+    assert "uvicorn 0.99.0 isn't one that the hot road was tested with" in ran.stderr, ran.stderr
+    assert ran.stdout.startswith("HTTP/1.1 200 OK"), ran.stdout
+    assert ran.stdout.rstrip().endswith("legacy")
 
 
 @on_loop
