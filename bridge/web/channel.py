@@ -67,6 +67,26 @@ def admits(site: Any, address: Any) -> bool:
     return build(address) is not None
 
 
+def _length_of(raw: dict[bytes, list[bytes]]) -> int | None:
+    """
+    How long a request's body is; None if its chunks say it.
+
+    @raise ValueError: If Twisted refuses what its headers say of that.
+    """
+    lengths = raw.get(b"Content-Length", [])
+    codings = [value.lower() for value in raw.get(b"Transfer-Encoding", [])]
+    chunked = codings.count(b"chunked")
+    if len(lengths) + chunked > 1 or chunked + codings.count(b"identity") < len(codings):
+        raise ValueError("it can be understood in several ways")
+    if chunked:
+        return None
+    if not lengths:
+        return 0
+    if not lengths[0].isdigit():
+        raise ValueError("it is no number")
+    return int(lengths[0])
+
+
 class Records(Protocol):
     """
     What a channel tells of one answer: L{bridge.parity.observe.Recorder}, and L{Watch}.
@@ -145,35 +165,31 @@ class Channel(HTTPChannel):
             request = self.requestFactory(self)
         self.requests.append(request)
         self._command, self._path, self._version = method, uri, version
-        # Filling the dict directly saves a call and a look-up for each header.
+        # Filling the dict directly saves calls and look-ups for each header.
         raw: dict[bytes, list[bytes]] = request.requestHeaders._rawHeaders
-        encode = _nameEncoder.encode
+        known = _nameEncoder._canonicalHeaderCache
         size = len(method) + len(uri) + len(version) + 2
         count = 0
-        length: int | None = 0
-        framed = False
         for name, value in headers:
-            try:
-                name = encode(name)
-            except InvalidHeaderName:
-                return self._refuse()
+            spelled = known.get(name)
+            if spelled is None:
+                try:
+                    spelled = _nameEncoder.encode(name)
+                except InvalidHeaderName:
+                    return self._refuse()
             value = value.rstrip(b" \t")
             count += 1
-            size += len(name) + len(value) + 2
-            if name == b"Content-Length":
-                if framed or not value.isdigit():
-                    return self._refuse()
-                framed, length = True, int(value)
-            elif name == b"Transfer-Encoding":
-                coding = value.lower()
-                if coding == b"chunked" and not framed:
-                    framed, length = True, None
-                elif coding != b"identity":
-                    return self._refuse()
-            if name in raw:
-                raw[name].append(value)
+            size += len(spelled) + len(value) + 2
+            if spelled in raw:
+                raw[spelled].append(value)
             else:
-                raw[name] = [value]
+                raw[spelled] = [value]
+        length: int | None = 0
+        if b"Content-Length" in raw or b"Transfer-Encoding" in raw:
+            try:
+                length = _length_of(raw)
+            except ValueError:
+                return self._refuse()
         if count > self.maxHeaders or size > self.totalHeadersSize or not version:
             return self._too_much(headers, uri)
         self.length = length
@@ -283,12 +299,14 @@ class Channel(HTTPChannel):
     # endings
 
     def requestDone(self, request: Any) -> None:
-        if request != self.requests[0]:
+        first = self.requests[0]
+        if request is not first and request != first:
             raise TypeError
         del self.requests[0]
         self._handlingRequest = False
         self._flush()
-        self.record(Ending.COMPLETE)
+        if self.recorder is not None:
+            self.record(Ending.COMPLETE)
         self.home.answered(bool(self.persistent))
 
     def loseConnection(self) -> Any:

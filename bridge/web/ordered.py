@@ -154,7 +154,10 @@ class OrderedProtocol(HttpToolsProtocol):
         """
         Whether a request that comes now isn't the next to be answered.
         """
-        return self.busy() or bool(self.pipeline) or self.flow.write_paused
+        current = self.current
+        if current is not None and not current.response_complete:
+            return True
+        return bool(self.pipeline) or self.flow.write_paused
 
     def queue(self, cycle: LegacyCycle) -> None:
         """
@@ -220,7 +223,8 @@ class OrderedProtocol(HttpToolsProtocol):
         self._eager = 0
         if self._patience is not None:
             self._patience.heard = self.loop.time()
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.held and not self.busy():
             held, self.held = self.held, None
             self.feed(b"".join(held))

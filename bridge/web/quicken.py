@@ -1,8 +1,10 @@
 """
-Owns two costs that Twisted pays again for each request, and that are the same each
-time: the C{Date} of this second, and the parsing of a form's C{Content-Type}.
+Owns what of C{twisted.web} is replaced by something faster while a front runs: the C{Date}
+of this second and the parsing of a form's C{Content-Type}, which are the same each time, the
+decoding of path segments that have nothing to decode, and the methods of L{quick_request}.
 
-Refuses: to change an answer.  The replaced functions are put back when the front ends.
+Refuses: to change an answer, to replace what an application replaced already, and to take
+back what it replaced since.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ import functools
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from twisted.web import http, server
+
+from bridge.web.quick_request import quick_methods
 
 # Multipart types carry a boundary each, so there are many of them.
 _TYPES = 256
@@ -38,13 +43,20 @@ class _DateOfNow:
         return self._text
 
 
+def _unquote(segment: Any) -> Any:
+    """
+    C{twisted.web.server.unquote}; most segments have no escapes.
+    """
+    return segment if type(segment) is bytes and 37 not in segment else unquote_to_bytes(segment)
+
+
 class Quickened:
     """
-    Both replacements, from L{begin} to L{end}. Nested ones are counted by what they find.
+    All replacements, from L{begin} to L{end}. Nested ones are counted by what they find.
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Any, str, Any]] = []
+        self._kept: list[tuple[Any, str, Any, Any]] = []
 
     def begin(self) -> None:
         """
@@ -52,19 +64,25 @@ class Quickened:
         """
         if self._kept or isinstance(vars(server)["datetimeToString"], _DateOfNow):
             return
-        self._put(server, "datetimeToString", _DateOfNow(http.datetimeToString))
+        if vars(server)["datetimeToString"] is http.datetimeToString:
+            self._put(server, "datetimeToString", _DateOfNow(http.datetimeToString))
         parse = getattr(http, "_parseContentType", None)
         if parse is not None:
             self._put(http, "_parseContentType", functools.lru_cache(_TYPES)(parse))
+        if vars(server).get("unquote") is unquote_to_bytes:
+            self._put(server, "unquote", _unquote)
+        for owner, name, quick in quick_methods():
+            self._put(owner, name, quick)
 
     def end(self) -> None:
         """
         Put the stock functions back.
         """
         while self._kept:
-            module, name, stock = self._kept.pop()
-            setattr(module, name, stock)
+            owner, name, stock, fast = self._kept.pop()
+            if vars(owner)[name] is fast:
+                setattr(owner, name, stock)
 
-    def _put(self, module: Any, name: str, fast: Any) -> None:
-        self._kept.append((module, name, getattr(module, name)))
-        setattr(module, name, fast)
+    def _put(self, owner: Any, name: str, fast: Any) -> None:
+        self._kept.append((owner, name, vars(owner)[name], fast))
+        setattr(owner, name, fast)

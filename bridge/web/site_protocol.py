@@ -249,23 +249,22 @@ class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
         parser = self.parser
         method = parser.get_method()
         road = self._road
-        self._on_hot_road = False
-        if road is not None and self._hot(road, method):
-            self._on_hot_road = True
-            version = _VERSIONS.get(parser.get_http_version(), b"")
-            cycle = LegacyCycle((method, self.url, version, self.headers))
-            self.cycle = cycle
-            decision = self.decision
-            if decision is not None and decision.watched:
-                cycle.watch = self._watched(road, decision)
-            if self.waits():
-                self.queue(cycle)
-            else:
-                self._open(cycle)
-            # Trailers come the same way, and are nobody's headers.
-            self.headers = []
-        else:
+        if road is None or not self._hot(road, method):
+            self._on_hot_road = False
             self.cross(method)
+            return
+        self._on_hot_road = True
+        version = _VERSIONS.get(parser.get_http_version(), b"")
+        cycle = self.cycle = LegacyCycle((method, self.url, version, self.headers))
+        decision = self.decision
+        if decision is not None and decision.watched:
+            cycle.watch = self._watched(road, decision)
+        if self.waits():
+            self.queue(cycle)
+        else:
+            self._open(cycle)
+        # Trailers come the same way, and are nobody's headers.
+        self.headers = []
 
     def _hot(self, road: Road, method: bytes) -> bool:
         if self.limit_concurrency is not None and self.over_limit():
@@ -274,8 +273,7 @@ class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
             return False
         if road.decide is None:
             return True
-        decision = road.decide(method, _path(self.url), self)
-        self.decision = decision
+        decision = self.decision = road.decide(method, _path(self.url), self)
         return decision.answers is Side.LEGACY
 
     def _watched(self, road: Road, decision: Decision) -> Watch | None:
@@ -329,7 +327,10 @@ class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
         cycle.more_body = False
         if cycle is self.current and not self.deaf:
             assert self._channel is not None
-            self._guard(self._channel.complete)
+            try:
+                self._channel.complete()
+            except Exception as error:
+                self._failed_at(error)
 
     # the order of answers
 
@@ -354,29 +355,34 @@ class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
             made = self._channel_class
             channel = self._channel = made(self._road.site, face, self)
             face.registerProducer(channel, True)
-        if cycle.watch is not None:
-            begun = self._guard(begin_watched, channel, cycle)
-        else:
-            begun = self._guard(channel.begin, *cycle.head)
-        if not begun:
-            self.deaf = True
+        if self.deaf:
+            return
+        try:
+            self.deaf = not (channel.begin(*cycle.head) if cycle.watch is None else begin_watched(channel, cycle))
+        except Exception as error:
+            self._failed_at(error)
 
-    def _guard(self, call: Callable[..., Any], *args: Any) -> Any:
+    def _guard(self, call: Callable[..., object], *args: Any) -> None:
+        """
+        Have the application do something, unless nothing is of interest any more.
+        """
+        if self.deaf:
+            return
+        try:
+            call(*args)
+        except Exception as error:
+            self._failed_at(error)
+
+    def _failed_at(self, error: Exception) -> None:
         """
         What the application raises ends its connection, as under Twisted, and never
         becomes a fault of the parser.
         """
-        if self.deaf:
-            return None
-        try:
-            return call(*args)
-        except Exception as error:
-            self._log.failure("The application failed, so its connection is closed")
-            self.deaf = True
-            if self._channel is not None:
-                self._channel.record(Ending.RAISED, type(error).__name__)
-            self.transport.abort()
-            return None
+        self._log.failure("The application failed, so its connection is closed")
+        self.deaf = True
+        if self._channel is not None:
+            self._channel.record(Ending.RAISED, type(error).__name__)
+        self.transport.abort()
 
     def answered(self, persistent: bool) -> None:
         """
