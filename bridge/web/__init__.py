@@ -7,7 +7,7 @@ A Twisted Site on uvicorn's transport or behind ASGI, and everything that listen
   on L{virtual}, and L{spoken} reads what a connection's new owner says by itself.
 - L{asgi_road}: the road to the ASGI application; L{asgi_cycle}: one request there, and how its
   answer is framed.
-- L{ordered}, L{parsing}, L{stock}, L{cycle}, L{patience}, L{asks}, L{watching}: what
+- L{ordered}, L{parsing}, L{speaking}, L{stock}, L{cycle}, L{patience}, L{asks}, L{watching}: what
   L{site_protocol} is made of.
 - L{sessions}: the visitor whom both stacks know; copies for shadows. L{observed}: what an
   observed Request carries.

@@ -16,25 +16,20 @@ Refuses: signals, listening, and deciding.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.python.failure import Failure
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from bridge.parity.observe import Ending, Watch
+from bridge.parity.observe import Watch
 from bridge.routing import Decision, Side
-from bridge.web.asgi_road import AsgiRoadProtocol
 from bridge.web.asks import HeaderAsks
-from bridge.web.channel import Channel, admits, channel_class
+from bridge.web.channel import admits, channel_class
 from bridge.web.cycle import LegacyCycle, Refusal, uvicorn_known
 from bridge.web.front import Road, road_of
-from bridge.web.going_away import say_goodbye
-from bridge.web.stock import StockChannel
-from bridge.web.transport import LoopTransport, address_of, loop_transport
+from bridge.web.speaking import SpeakingProtocol
+from bridge.web.transport import address_of
 from bridge.web.watching import begin_watched, scope_of
 
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
@@ -50,18 +45,7 @@ def _path(uri: bytes) -> bytes:
     return uri if cut < 0 else uri[:cut]
 
 
-class _LoopChannel(Channel):
-    """
-    A channel whose home has a loop, to write headers without a body a little later.
-    """
-
-    home: SiteProtocol
-
-    def flush_soon(self) -> None:
-        self.home.loop.call_soon(self._flush)
-
-
-class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
+class SiteProtocol(HeaderAsks, SpeakingProtocol):
     """
     uvicorn's C{http=} class for a server that has a Site.
 
@@ -88,10 +72,6 @@ class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._road = road
         self._look = look
-        self._channel: _LoopChannel | None = None
-        self._channel_class: Any = _LoopChannel
-        self._face: LoopTransport | None = None
-        self._stock: StockChannel | None = None
         self._on_hot_road = False
 
     # the transport's side
@@ -100,7 +80,7 @@ class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
         if self._look:
             self._road = road_of(self.app, transport.get_extra_info("sockname"))
         if self._road is not None:
-            self._channel_class = channel_class(self._road.site, _LoopChannel)
+            self._channel_class = channel_class(self._road.site, self._channel_class)
             self.head_limit = self._channel_class.totalHeadersSize
             self.proxies = self._road.proxies
         super().connection_made(transport)
@@ -151,96 +131,6 @@ class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
         else:
             self._unsupported_upgrade_warning()
         return True
-
-    def _taken(self, data: bytes) -> bool:
-        """
-        Give data to whoever took the connection over, if somebody did.
-        """
-        channel = self._channel
-        if channel is None or not self.taken_over:
-            return False
-        if self.held:
-            data = b"".join(self.held) + data
-        self.held = None
-        if data:
-            self._guard(self._owner().dataReceived, data)
-        return True
-
-    def _owner(self) -> Any:
-        # Twisted's websockets replace the channel's method, others the transport's protocol.
-        return self._channel if self._face is None or self._face.protocol is None else self._face.protocol
-
-    @property
-    def taken_over(self) -> bool:
-        """
-        Whether the application speaks its own protocol on this connection.
-        """
-        channel = self._channel
-        if channel is None:
-            return False
-        return "dataReceived" in channel.__dict__ or (
-            self._face is not None and self._face.protocol is not None
-        )
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        channel, self._channel = self._channel, None
-        face, self._face = self._face, None
-        stock, self._stock = self._stock, None
-        if face is None:
-            return
-        error = ConnectionDone() if exc is None else ConnectionLost(str(exc))
-        reason = Failure(error)
-        owner: Any = face.protocol
-        try:
-            face.lost()
-            if owner is not None:
-                owner.connectionLost(reason)
-                if channel is not None:
-                    # Whoever watched the request that led to it sees no more of it.
-                    channel.record(Ending.LEFT)
-            elif stock is not None:
-                stock.connectionLost(reason)  # type: ignore[no-untyped-call]
-            elif channel is not None:
-                channel.lost(reason)
-        except Exception:
-            self._log.failure("The application failed when its connection was lost")
-
-    def patience(self) -> float | None:
-        if self._channel is not None:
-            return self._channel.timeOut
-        if self._road is not None:
-            found: float | None = self._road.site.timeOut
-            return found
-        return super().patience()
-
-    def last_patience(self) -> float | None:
-        if self._road is None:
-            return super().last_patience()
-        found: float | None = self._channel_class.abortTimeout
-        return found
-
-    def pause_writing(self) -> None:
-        self.flow.pause_writing()
-        if self._face is not None:
-            self._face.paused()
-
-    def resume_writing(self) -> None:
-        if self._face is not None:
-            self._face.resumed()
-        super().resume_writing()
-
-    def shutdown(self) -> None:
-        """
-        Take no further requests: close at once, or after the answers that are owed.
-        """
-        if self.taken_over:
-            self._guard(say_goodbye, self._owner(), self._face)
-            return
-        if self._stock is not None:
-            self._stock.stop()
-        else:
-            super().shutdown()
 
     # the parser's side
 
@@ -351,66 +241,10 @@ class SiteProtocol(HeaderAsks, AsgiRoadProtocol):
         channel = self._channel
         if channel is None:
             assert self._road is not None
-            self._face = face = loop_transport(self.transport)
-            made = self._channel_class
-            channel = self._channel = made(self._road.site, face, self)
-            face.registerProducer(channel, True)
+            channel = self._made_channel(self._road)
         if self.deaf:
             return
         try:
             self.deaf = not (channel.begin(*cycle.head) if cycle.watch is None else begin_watched(channel, cycle))
         except Exception as error:
             self._failed_at(error)
-
-    def _guard(self, call: Callable[..., object], *args: Any) -> None:
-        """
-        Have the application do something, unless nothing is of interest any more.
-        """
-        if self.deaf:
-            return
-        try:
-            call(*args)
-        except Exception as error:
-            self._failed_at(error)
-
-    def _failed_at(self, error: Exception) -> None:
-        """
-        What the application raises ends its connection, as under Twisted, and never
-        becomes a fault of the parser.
-        """
-        self._log.failure("The application failed, so its connection is closed")
-        self.deaf = True
-        if self._channel is not None:
-            self._channel.record(Ending.RAISED, type(error).__name__)
-        self.transport.abort()
-
-    def answered(self, persistent: bool) -> None:
-        """
-        The channel is done with the current request.
-        """
-        cycle = self.current
-        if cycle is None or cycle.response_complete:
-            return
-        cycle.response_complete = True
-        if persistent and cycle.keep_alive:
-            self.completed()
-            return
-        self.server_state.total_requests += 1
-        self.deaf = True
-        if self._face is not None:
-            self._face.loseConnection()
-
-    def ask_twisted(self, raw: bytes) -> bool:
-        if self._road is None:
-            return False
-        self.leave()
-        if self._face is None:
-            self._face = loop_transport(self.transport)
-        self._face.unregisterProducer()
-        self.current = None
-        self._stock = channel_class(self._road.site, StockChannel)(self._road.site, self)
-        held, self.held = self.held, None
-        # Line ends between requests may have come in parts, the first of them before.
-        self._guard(self._stock.makeConnection, self._face)
-        self._guard(self._stock.dataReceived, raw.lstrip(b"\r\n") + b"".join(held or ()))
-        return True
