@@ -61,8 +61,9 @@ def split(raw_path: bytes) -> list[bytes]:
     """
     segments = raw_path.split(b"/")
     del segments[0]
-    if b"%" in raw_path:
-        return [unquote_to_bytes(segment) if b"%" in segment else segment for segment in segments]
+    # `b"%" in` costs half of this: it raises and catches an error, since it looks for a number first.
+    if raw_path.find(b"%") >= 0:
+        return [unquote_to_bytes(segment) for segment in segments]
     return segments
 
 

@@ -113,7 +113,7 @@ class AsgiRoadProtocol(ParsingProtocol):
         @raise httptools.HttpParserInvalidURLError: If ASGI has no words for its target.
         """
         url, root = self.url, self.root_path
-        if url[:1] == b"/" and b"#" not in url:
+        if url[:1] == b"/" and url.find(b"#") < 0:
             raw, _, query = url.partition(b"?")
         else:
             parsed = httptools.parse_url(url)

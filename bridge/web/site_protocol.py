@@ -245,6 +245,10 @@ class SiteProtocol(HeaderAsks, SpeakingProtocol):
         if self.deaf:
             return
         try:
-            self.deaf = not (channel.begin(*cycle.head) if cycle.watch is None else begin_watched(channel, cycle))
+            begun = channel.begin(*cycle.head) if cycle.watch is None else begin_watched(channel, cycle)
         except Exception as error:
             self._failed_at(error)
+        else:
+            # Never back to False: it may have been answered already, as the connection's last.
+            if not begun:
+                self.deaf = True

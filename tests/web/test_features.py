@@ -566,3 +566,41 @@ async def test_each_request_has_a_context_of_its_own(road: bool) -> None:
         bodies = [(await client.get(f"/{n}"))[2] for n in range(3)]
 
     assert [b"nobody /0", b"nobody /1", b"nobody /2"] == bodies
+
+
+@on_loop
+async def test_answered_before_it_is_complete() -> None:
+    """
+    A Request that answers as soon as its length is known, and was the connection's last one: it ends there, and
+    what comes of its body fails nobody.
+    """
+    from twisted.logger import globalLogPublisher
+
+    class TooLarge(Request):
+        def gotLength(self, length: Any) -> None:
+            super().gotLength(length)
+            self.clientproto = b"HTTP/1.0"
+            self.setResponseCode(413)
+            self.setHeader(b"Content-Length", b"0")
+            self.write(b"")
+            self.finish()
+
+    served_site = site(Hello())
+    served_site.requestFactory = TooLarge
+    failures: list[Any] = []
+
+    def watch(event: Any) -> None:
+        if "log_failure" in event:
+            failures.append(event)
+
+    globalLogPublisher.addObserver(watch)
+    try:
+        async with serving(served_site) as served:
+            client = await served.connect()
+            await client.send(b"POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc")
+
+            assert (await client.rest()).startswith(b"HTTP/1.0 413 ")
+    finally:
+        globalLogPublisher.removeObserver(watch)
+
+    assert [] == failures
