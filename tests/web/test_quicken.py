@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web import http, server
@@ -233,7 +234,7 @@ def test_same_answers(name: str, resource: Any, factory: Any, quickened: Quicken
     """
 
     def site() -> Site:
-        return Site(resource(APPLICATIONS[name]), requestFactory=factory)
+        return Site(resource(APPLICATIONS[name]), requestFactory=factory, reactor=Clock())
 
     stock = heard(site())
 
@@ -250,7 +251,8 @@ def test_encoders_and_content_files(quickened: Quickened) -> None:
 
     def site() -> Site:
         made = Site(
-            EncodingResourceWrapper(Answering(lambda request: request.content.read() + b"!"), [GzipEncoderFactory()])
+            EncodingResourceWrapper(Answering(lambda request: request.content.read() + b"!"), [GzipEncoderFactory()]),
+            reactor=Clock(),
         )
 
         def getContentFile(length: Any) -> Any:
@@ -319,7 +321,7 @@ def test_what_is_replaced_since_is_called(owner: Any, name: str, quickened: Quic
             return found(self, *args, **options)
 
         setattr(owner, name, counted)
-        answers = heard(Site(Answering(headers((b"x-name", b"value")))), [GET])
+        answers = heard(Site(Answering(headers((b"x-name", b"value"))), reactor=Clock()), [GET])
         assert b"X-Name: value\r\n" in answers[0]
         return counted
 
