@@ -48,6 +48,7 @@ from bridge.web.lifespan import Lifespan
 from bridge.web.listen import Front
 from bridge.web.load import LoadedLegacy
 from bridge.web.proxies import Proxies
+from bridge.web.quicken import Quickened
 from bridge.web.resource_app import ResourceApp
 from bridge.web.sessions import SharedSessions
 
@@ -130,6 +131,7 @@ class Server:
     _resource_app: ResourceApp | None = attrs.field(default=None, init=False)
     _running: list[asyncio.Task[None]] = attrs.field(factory=list, init=False)
     _create_admin: Callable[..., Any] | None = attrs.field(default=None, init=False)
+    _quickened: Quickened = attrs.field(factory=Quickened, init=False)
     _bound: bool = attrs.field(default=False, init=False)
     _privileged: bool = attrs.field(default=False, init=False)
 
@@ -346,11 +348,14 @@ class Server:
             await asyncio.wait(self._running)
 
     async def _accept(self) -> None:
-        if self.owns_loop:
-            await self.front.start(self.composed.answer, self.app_state)
-            if self.state is not None and self.evidence is not None and self._create_admin is not None:
-                control = ServerControl(self.stages, self.state, self.evidence, self.loops)
-                await self.admin.start(self._create_admin(control, lambda: figures(self), self.admin_token))
+        if not self.owns_loop:
+            # The listener is uvicorn's own, so no front starts.
+            self._quickened.begin()
+            return
+        await self.front.start(self.composed.answer, self.app_state)
+        if self.state is not None and self.evidence is not None and self._create_admin is not None:
+            control = ServerControl(self.stages, self.state, self.evidence, self.loops)
+            await self.admin.start(self._create_admin(control, lambda: figures(self), self.admin_token))
 
     async def _stop_accepting(self) -> None:
         self.front.stop_accepting()
@@ -375,6 +380,7 @@ class Server:
             self.reloader.begin()
 
     async def _unwatch(self) -> None:
+        self._quickened.end()
         self.stalls.stop()
         if self.reloader is not None:
             self.reloader.uninstall()

@@ -283,6 +283,20 @@ def raw(server: Server, said: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("attached", [False, True])
+def test_legacys_requests_are_quick(servers: Servers, attached: bool) -> None:
+    """
+    Whoever owns the loop. Seen to fail with uvicorn's own listener, where no front of ours starts.
+    """
+    asked = "getattr(request.getClientAddress(), 'host', None)"
+    told = APPLICATION.replace(asked, "request.write.__code__.co_filename")
+    (servers.folder / "who.py").write_text(told)
+
+    server = servers.start(attached=attached).listening()
+
+    assert "quick_request.py" == Path(ask(server)[1]).name
+
+
+@pytest.mark.parametrize("attached", [False, True])
 def test_a_stage_does_not_change_the_wire(servers: Servers, attached: bool) -> None:
     """
     A route that is shadowed is answered by the same bytes as before, and its pairs are counted.
