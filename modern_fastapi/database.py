@@ -52,12 +52,14 @@ class Database:
         self.writers = writers or Writers()
         self._queue: AbstractAsyncContextManager[Any] = nullcontext() if self.postgresql else self.writers.turnstile
         self._readers: Lane | None = None
+        self._closed = False
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """
         A connection on which each statement sees what is committed when it runs.
         """
+        self._open_still()
         async with self._reader.connect() as connection:
             yield connection
 
@@ -66,6 +68,7 @@ class Database:
         """
         One transaction, committed when the block ends and rolled back when it raises.
         """
+        self._open_still()
         async with self._queue, self._writer.begin() as connection:
             yield connection
         self._tell()
@@ -78,6 +81,7 @@ class Database:
         """
         What ``work`` reads; each statement sees what is committed when it runs.
         """
+        self._open_still()
         if self.postgresql:
             async with self.read() as connection:
                 return await work(connection)
@@ -85,15 +89,17 @@ class Database:
             self._readers = Lane("reader", self._make_engine(), read_each)
         return await asyncio.wrap_future(self._readers.ask(work))
 
-    async def work(self, work: Work[T]) -> T:
+    async def work(self, work: Work[T], *, durable: bool = True) -> T:
         """
         What ``work`` answers, once what it wrote is committed; where it raises, nothing of it is. Who is cancelled
-        may have it done all the same.
+        may have it done all the same. What is not ``durable`` survives the end of this process, and on SQLite may be
+        undone by a power cut: it costs no wait for the disk.
         """
+        self._open_still()
         if self.postgresql:
             async with self.write() as connection:
                 return await work(connection)
-        asked = self.writers.ask(self, self._make_engine, work)
+        asked = self.writers.ask(self, self._make_engine, work, durable)
         try:
             answer = await asyncio.wrap_future(asked)
         except asyncio.CancelledError:
@@ -107,6 +113,11 @@ class Database:
         if not asked.cancelled():
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to hear
                 loop.call_soon_threadsafe(self._tell)
+
+    def _open_still(self) -> None:
+        # A lane or a connection that began now would be closed by nobody.
+        if self._closed:
+            raise RuntimeError("the database is closed: who still works on it has to end before it")
 
     def _make_engine(self) -> Engine:
         engine = create_engine(make_url(self.url), connect_args=_SQLITE, poolclass=NullPool)
@@ -131,8 +142,9 @@ class Database:
 
     async def close(self) -> None:
         """
-        Gives all connections back.
+        Gives all connections back. Whoever comes after that is refused with ``RuntimeError``.
         """
+        self._closed = True
         readers, self._readers = self._readers, None
         if readers is not None:
             await asyncio.to_thread(readers.close)

@@ -69,11 +69,13 @@ def carry_out(work: Work[T], connection: Connection) -> T:
 @dataclass(frozen=True, eq=False)
 class Job:
     """
-    Work, and where its answer goes.
+    Work, and where its answer goes. What is not ``durable`` may be undone by a power cut, though not by the end of this
+    process: only what somebody outside is told, or what may not happen again, has to wait for the disk.
     """
 
     work: Work[Any]
     answer: Future[Any]
+    durable: bool = True
 
 
 class Lane:
@@ -91,12 +93,12 @@ class Lane:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def ask(self, work: Work[T]) -> Future[T]:
+    def ask(self, work: Work[T], durable: bool = True) -> Future[T]:
         """
         From any thread. Who gives up its future before the work has begun undoes the asking.
         """
         answer: Future[T] = Future()
-        self._asked.put(Job(work, answer))
+        self._asked.put(Job(work, answer, durable))
         return answer
 
     def close(self) -> None:
@@ -217,7 +219,7 @@ class Writers:
         self._lane: Lane | None = None
         self._users: set[object] = set()
 
-    def ask(self, user: object, make_engine: Callable[[], Engine], work: Work[T]) -> Future[T]:
+    def ask(self, user: object, make_engine: Callable[[], Engine], work: Work[T], durable: bool = True) -> Future[T]:
         """
         Has ``work`` done in a transaction, for ``user``, who says ``leave`` at the end.
         """
@@ -225,7 +227,7 @@ class Writers:
             self._users.add(user)
             if self._lane is None:
                 self._lane = Lane("writer", make_engine(), self._write_together)
-            return self._lane.ask(work)
+            return self._lane.ask(work, durable)
 
     def leave(self, user: object) -> None:
         """
@@ -264,6 +266,11 @@ class Writers:
 
     def _write_together(self, connection: Connection, jobs: list[Job]) -> None:
         answers: list[tuple[Job, Any]] = []
+        # A durable commit waits for the disk, and takes all before it along.
+        synchronous = "FULL" if any(job.durable for job in jobs) else "NORMAL"
+        if connection.info.get("synchronous") != synchronous:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {synchronous}")
+            connection.info["synchronous"] = synchronous
         with self.turnstile:
             self.begin(connection)
             # Who gave up while another process had the lock has nothing written.

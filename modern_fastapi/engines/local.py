@@ -80,12 +80,11 @@ class AsyncioEngine:
             task.add_done_callback(self._tasks.discard)
 
     async def _execute(self, task_id: str) -> None:
-        async with self._slots:
-            try:
-                await self._services.runner.execute(task_id)
-            except Exception:
-                log.exception("task %s could not be run", task_id)
-            self._relay.bell.ring()
+        try:
+            await self._services.runner.execute(task_id, self._slots)
+        except Exception:
+            log.exception("task %s could not be run", task_id)
+        self._relay.bell.ring()
 
     async def run(self) -> None:
         await self._relay.run()

@@ -121,7 +121,8 @@ class Crew:
             return lost, claims, await _pause(services, connection) if more else pause
 
         try:
-            lost, claims, pause = await self._fence.work(write)
+            # A claim that a power cut undoes is one of a process that it has ended too.
+            lost, claims, pause = await self._fence.work(write, durable=bool(ended))
         except Fenced:
             for ending in ended:
                 services.runner.forget(ending.claim)

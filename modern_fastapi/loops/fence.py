@@ -101,7 +101,7 @@ class Fence:
             await self._check(connection)
             yield connection
 
-    async def work(self, work: Work[T]) -> T:
+    async def work(self, work: Work[T], *, durable: bool = True) -> T:
         """
         The same as ``write``, for work that is done in one go.
         """
@@ -110,7 +110,7 @@ class Fence:
             await self._check(connection)
             return await work(connection)
 
-        return await self.database.work(checked)
+        return await self.database.work(checked, durable=durable)
 
     async def _check(self, connection: AsyncConnection) -> None:
         # The lock (of the row, or of SQLite's file) keeps the epoch as it is until our commit.

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -53,21 +54,23 @@ class Runner:
         self._ends: Together[Ending, None] = Together(self._end)
         self.running: dict[str, TaskContext] = {}
 
-    async def execute(self, task_id: str) -> None:
+    async def execute(self, task_id: str, place: AbstractAsyncContextManager[object] | None = None) -> None:
         """
-        Claims one row and runs it, if it may start; the one entrance of all engines but the table's.
+        Claims one row and runs it, if it may start; the one entrance of all engines but the table's. It has its
+        ``place`` until its function has ended: the next one's claim shares the transaction that writes the end.
         """
-        claiming = self._claims.ask(task_id)
-        try:
-            claim = await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            # The claim is on its way, and its row is nobody else's: it is given back.
-            if (claim := await claiming) is not None:
-                await self._ends.ask(Ending(claim, partial(self._rows.release, claim=claim)))
-            raise
-        if claim is None:
-            return
-        ending = await self.run(claim)
+        async with place or nullcontext():
+            claiming = self._claims.ask(task_id)
+            try:
+                claim = await asyncio.shield(claiming)
+            except asyncio.CancelledError:
+                # The claim is on its way, and its row is nobody else's: it is given back.
+                if (claim := await claiming) is not None:
+                    await self._ends.ask(Ending(claim, partial(self._rows.release, claim=claim)))
+                raise
+            if claim is None:
+                return
+            ending = await self.run(claim)
         try:
             await self._ends.ask(ending)
         finally:
@@ -77,7 +80,10 @@ class Runner:
             raise asyncio.CancelledError
 
     async def _claim(self, task_ids: list[str]) -> list[Claim | None]:
-        return await self._services.database.work(lambda connection: self._rows.claim_each(connection, task_ids))
+        # A claim that a power cut undoes is one of a process that it has ended too.
+        return await self._services.database.work(
+            lambda connection: self._rows.claim_each(connection, task_ids), durable=False
+        )
 
     async def _end(self, endings: list[Ending]) -> list[None]:
         lost = await self._services.database.work(lambda connection: self.record(connection, endings))
@@ -162,7 +168,7 @@ class Runner:
                 return {}
             return await self._rows.beat(connection, {task_id: one.done for task_id, one in contexts.items()})
 
-        held = await self._services.database.work(renew)
+        held = await self._services.database.work(renew, durable=False)
         for task_id, context in contexts.items():
             if task_id not in held:
                 context.stop(Released)

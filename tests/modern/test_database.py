@@ -6,13 +6,79 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import PendingRollbackError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.database import Database
+
+
+def test_only_what_is_durable_waits_for_the_disk(tmp_path: Path) -> None:
+    """
+    A claim or a sign of life is committed without a wait for the disk; what a request asked for and how a task ended
+    never is, whoever shares its transaction.
+
+    Seen to fail with the mode of the first job of a transaction for all of it.
+    """
+    normal, full = 1, 2
+
+    async def scenario() -> None:
+        database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+
+        async def mode(connection: AsyncConnection) -> int:
+            return int((await connection.execute(text("PRAGMA synchronous"))).scalar_one())
+
+        async def wait(connection: AsyncConnection) -> None:
+            time.sleep(0.1)  # noqa: ASYNC251 -- it runs on the lane's thread
+
+        assert normal == await database.work(mode, durable=False)
+        assert full == await database.work(mode)
+        # What comes while the lane is busy shares the next transaction.
+        busy = asyncio.ensure_future(database.work(wait))
+        await asyncio.sleep(0.05)
+        both = await asyncio.gather(database.work(mode, durable=False), database.work(mode))
+        await busy
+        assert [full, full] == both
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("way", ["look", "work", "read", "write"])
+def test_a_closed_database_refuses_whoever_comes_late(tmp_path: Path, way: str) -> None:
+    """
+    Who still works on it after its end is told so. Seen to fail, with a thread that nobody would close.
+    """
+
+    async def scenario() -> None:
+        database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+
+        async def one(connection: AsyncConnection) -> object:
+            return await connection.execute(text("SELECT 1"))
+
+        async def inside() -> None:
+            async with getattr(database, way)() as connection:
+                await one(connection)
+
+        ask: Callable[[], Awaitable[object]] = inside
+        if way in ("look", "work"):
+            ask = lambda: getattr(database, way)(one)  # noqa: E731
+        await ask()
+        await database.close()
+        before = threading.active_count()
+
+        with pytest.raises(RuntimeError, match="the database is closed"):
+            await ask()
+
+        assert before == threading.active_count()
+
+    asyncio.run(scenario())
 
 
 # What SQLAlchemy throws away with a cancelled writer is closed by its last reference, of which Python 3.13 warns.
