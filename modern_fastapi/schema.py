@@ -158,6 +158,7 @@ class Task(Base):
     finished_at: Mapped[str | None]
     expires_at: Mapped[str | None]
     handed: Mapped[int]
+    handed_at: Mapped[str | None]
 
 
 class Event(Base):

@@ -33,6 +33,7 @@ from .request_log import RequestLog
 from .schema import FINAL, Process, Status
 from .settings import Settings
 from .tasks.kinds import KINDS, Kind
+from .tasks.outbox import Outbox
 from .tasks.rows import TaskRows
 from .tasks.runner import Runner
 
@@ -63,6 +64,7 @@ class Services:
         self.loop_threads = ThreadPoolExecutor(3, thread_name_prefix="loops")
         self.processes = Processes(max(1, min(4, (os.cpu_count() or 1))))
         self.rows = TaskRows(self.database, self.clock, self.boot_id)
+        self.outbox = Outbox(self.clock)
         self.runner = Runner(self)
         self.engine = make_engine(self)
         self.events = EventSource(self.database)

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 200
 LONGEST_PAUSE = 60.0
+# How often in its patience a relay asks a broker how many messages it has.
+LOOKS = 5
 
 
 class Undeliverable(Exception):
@@ -43,9 +45,10 @@ class Relay:
     rows that wait, and hands over again what still waits ``patience`` seconds later, each time after twice the pause.
 
     A broker keeps what it was given: ``depth`` says how many messages are there. That a row was handed over stands in
-    the row, so that however often a server starts, and however long the backlog, each has one message. Only where
-    there are fewer than half as many messages as rows for ``patience`` seconds are they taken for lost, and handed over
-    again, each time after twice the pause.
+    the row, so that however often a server starts, and however long the backlog, each has one message. Where there are
+    fewer than half as many messages as rows for ``patience`` seconds on end they are taken for lost, and handed over
+    again, each time after twice the pause. One that is lost alone is known by those that overtake it: a row that waits,
+    though one runs whose message was given ``patience`` seconds later, is handed over again.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class Relay:
         self._patience = patience
         self._room = room
         self._depth = depth
+        self._look_after = 0.0
         self._short_since: float | None = None
+        self._reached = ""
         self._again = 0
         self._handed: dict[Due, tuple[float, float]] = {}
         self._down_since: float | None = None
@@ -92,9 +97,9 @@ class Relay:
         moment = self._services.clock.now()
         if self._depth is not None:
             await self._look_for_losses(self._depth)
-            until = as_text(moment)
+            until, outbox = as_text(moment), self._services.outbox
             return await self._services.database.look(
-                lambda connection: rows.to_hand_over(connection, self._engine, until, BATCH)
+                lambda connection: outbox.to_hand_over(connection, self._engine, until, BATCH)
             )
         until, fresh = as_text(moment), as_text(moment - self._delay)
         due = await self._services.database.look(
@@ -106,27 +111,45 @@ class Relay:
 
     async def _look_for_losses(self, depth: Callable[[], Awaitable[int]]) -> None:
         now = self._services.clock.monotonic()
-        if self._short_since is None:
-            self._short_since = now
-        if now - self._short_since < min(LONGEST_PAUSE, self._patience * 2**self._again):
+        if now < self._look_after:
             return
-        self._short_since = now
-        database, rows = self._services.database, self._services.rows
-        waiting = await database.look(lambda connection: rows.count_handed(connection, self._engine))
+        self._look_after = now + self._patience / LOOKS
+        patience = min(LONGEST_PAUSE, self._patience * 2**self._again)
+        database, outbox = self._services.database, self._services.outbox
+        waiting = await database.look(lambda connection: outbox.count(connection, self._engine))
         if not waiting:
-            self._again = 0
+            self._again, self._short_since = 0, None
             return
         try:
             there = await depth()
         except Undeliverable as error:
             # It may have kept everything. One row that is handed over again finds out for how long that lasts.
             log.debug("%s does not say what it has: %s", self._engine, error)
-            await database.work(lambda connection: rows.forget_one_handed(connection, self._engine))
+            await database.work(lambda connection: outbox.forget_one(connection, self._engine))
+            self._look_after = now + patience
             return
-        if 2 * there < waiting:
+        if 2 * there >= waiting:
+            self._short_since = None
+            await self._look_for_overtaken()
+            return
+        self._short_since = now if self._short_since is None else self._short_since
+        if now - self._short_since >= patience:
             log.warning("%s has %d messages for %d rows; they are handed over again", self._engine, there, waiting)
-            await database.work(lambda connection: rows.forget_handed(connection, self._engine))
-            self._again = min(10, self._again + 1)
+            await database.work(lambda connection: outbox.forget_all(connection, self._engine))
+            self._again, self._short_since = min(10, self._again + 1), None
+
+    async def _look_for_overtaken(self) -> None:
+        database, outbox = self._services.database, self._services.outbox
+        found = await database.look(lambda connection: outbox.reached(connection, self._engine))
+        reached = self._reached = max(self._reached, found or "")
+        if not reached:
+            return
+        lost = await database.look(
+            lambda connection: outbox.overtaken(connection, self._engine, reached, self._patience, BATCH)
+        )
+        if lost:
+            log.warning("%s has lost %d messages; their rows are handed over again", self._engine, len(lost))
+            await database.work(lambda connection: outbox.forget(connection, lost))
 
     async def _pause(self) -> float:
         poll = self._services.settings.poll
@@ -144,10 +167,10 @@ class Relay:
                 self._down_since = now
                 log.error("%s cannot be reached, the rows wait: %s", self._engine, error)
             elif now - self._down_since >= self._patience:
-                rows = self._services.rows
-                await self._services.database.work(lambda connection: rows.move_to_table(connection, task_ids))
+                outbox = self._services.outbox
+                await self._services.database.work(lambda connection: outbox.move_to_table(connection, task_ids))
                 # Those that it was given before it went are no better off there.
-                await self._services.database.work(lambda connection: rows.forget_handed(connection, self._engine))
+                await self._services.database.work(lambda connection: outbox.forget_all(connection, self._engine))
                 self.bell.ring()
                 self._services.bell.ring()
                 log.error("%s cannot be reached, %d rows went to the table", self._engine, len(due))
@@ -156,7 +179,9 @@ class Relay:
             log.warning("%s can be reached again", self._engine)
             self._down_since = None
         if self._depth is not None:
-            await self._services.database.work(lambda connection: self._services.rows.handed_over(connection, due))
+            # Undone by a power cut, it costs a second message.
+            outbox = self._services.outbox
+            await self._services.database.work(lambda connection: outbox.handed_over(connection, due), durable=False)
             if len(due) == BATCH:
                 self.bell.ring()
             return

@@ -101,7 +101,7 @@ async def look(services: Services, fence: Fence, seen: dict[Mark, float], *, bea
 
     async def put_back(connection: AsyncConnection) -> tuple[list[str], list[str], int]:
         again, failed = await services.rows.rescue(connection, stale)
-        strays = await services.rows.adopt_strays(connection, services.engine.name, STRAY) if beat else 0
+        strays = await services.outbox.adopt_strays(connection, services.engine.name, STRAY) if beat else 0
         await fence.beat(connection, ticked=True)
         return again, failed, strays
 

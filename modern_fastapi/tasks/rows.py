@@ -14,7 +14,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Row, and_, bindparam, case, func, insert, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.clock import Clock, as_text, later
@@ -57,10 +71,6 @@ ASKED = (
     .where(TASKS.c.id.in_(bindparam("ids", expanding=True)), CLAIMABLE, TASKS.c.run_at <= bindparam("until"))
     .with_for_update(skip_locked=True)
 )
-# As the index has it. A row's next attempt is one more than it was started for.
-UNHANDED = and_(WAITING, text("tasks.engine <> 'table'"), text("tasks.handed <= tasks.attempts"))
-TO_HAND_OVER = DUE.where(UNHANDED)
-HANDED = and_(WAITING, TASKS.c.engine == bindparam("engine_"), TASKS.c.handed > TASKS.c.attempts)
 SOONEST = select(func.min(TASKS.c.run_at)).where(
     CLAIMABLE, TASKS.c.engine == bindparam("engine"), TASKS.c.run_at > bindparam("after")
 )
@@ -103,8 +113,44 @@ SUCCEEDED = (
     )
 )
 
+# Whoever was given these by a broker was refused: the message is spent.
+UNSENT = (
+    update(TASKS)
+    .where(TASKS.c.seq.in_(bindparam("seqs", expanding=True)), TASKS.c.handed > TASKS.c.attempts)
+    .values(handed=0)
+)
+
 # A row that waits, and how often it was started before.
 Due = tuple[str, int]
+# What `DUE` finds.
+Found = Row[int, str, str, int, str]
+
+
+async def within(
+    connection: AsyncConnection,
+    page: Select[int, str, str, int, str],
+    asked: dict[str, Any],
+    most: int,
+    left: dict[str, int],
+) -> list[Found]:
+    """
+    The first ``most`` rows of a page, of each limited name no more than are ``left``, which is counted down.
+    """
+    chosen: list[Found] = []
+    while len(chosen) < most:
+        rest = page
+        if left:
+            spent = [name for name, count in left.items() if count <= 0]
+            rest = page.where(TASKS.c.name.not_in(spent), TASKS.c.seq.not_in([row.seq for row in chosen]))
+        rows = (await connection.execute(rest, {**asked, "most": most - len(chosen)})).all()
+        for row in rows:
+            if left.get(row.name, 1) > 0:
+                chosen.append(row)
+                if row.name in left:
+                    left[row.name] -= 1
+        if not left or not rows:
+            break
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -183,30 +229,14 @@ class TaskRows:
         until = as_text(self.clock.now())
         return await self._take(connection, [row.seq for row in await self.choose(connection, limit, until)])
 
-    async def choose(
-        self, connection: AsyncConnection, limit: int, until: str, *, lock: bool = True
-    ) -> list[Row[int, str, str, int, str]]:
+    async def choose(self, connection: AsyncConnection, limit: int, until: str, *, lock: bool = True) -> list[Found]:
         """
         The rows that a claim takes, of those that were due at ``until``; without the ``lock`` somebody else may have
         them the next moment.
         """
         left = await allowances(connection, self.clock, lock=lock)
         asked = {"engine": "table", "until": until}
-        chosen: list[Row[int, str, str, int, str]] = []
-        while len(chosen) < limit:
-            page = DUE_LOCKED if lock else DUE
-            if left:
-                spent = [name for name, count in left.items() if not count]
-                page = page.where(TASKS.c.name.not_in(spent), TASKS.c.seq.not_in([row.seq for row in chosen]))
-            rows = (await connection.execute(page, {**asked, "most": limit - len(chosen)})).all()
-            for row in rows:
-                if left.get(row.name, 1):
-                    chosen.append(row)
-                    if row.name in left:
-                        left[row.name] -= 1
-            if not left or not rows:
-                break
-        return chosen
+        return await within(connection, DUE_LOCKED if lock else DUE, asked, limit, left)
 
     async def claim_one(self, connection: AsyncConnection, task_id: str) -> Claim | None:
         """
@@ -229,6 +259,8 @@ class TaskRows:
             if row.name in left:
                 left[row.name] -= 1
             chosen.append(row.seq)
+        if refused := [row.seq for row in found.values() if row.seq not in chosen]:
+            await connection.execute(UNSENT, {"seqs": refused})
         claims = {claim.id: claim for claim in await self._take(connection, chosen)}
         # Who asks twice for one row gets it once.
         return [claims.pop(task_id, None) for task_id in task_ids]
@@ -245,47 +277,6 @@ class TaskRows:
         page = DUE.where(TASKS.c.name.not_in(spent)) if spent else DUE
         rows = await connection.execute(page, {"engine": engine, "until": until, "most": limit})
         return [(row.id, row.attempts) for row in rows if fresh is None or row.attempts or row.run_at <= fresh]
-
-    async def to_hand_over(self, connection: AsyncConnection, engine: str, until: str, limit: int) -> list[Due]:
-        """
-        The rows that were due at ``until`` and that their broker has no message for.
-        """
-        rows = await connection.execute(TO_HAND_OVER, {"engine": engine, "until": until, "most": limit})
-        return [(row.id, row.attempts) for row in rows]
-
-    async def handed_over(self, connection: AsyncConnection, rows: Sequence[Due]) -> None:
-        """
-        Notes that the broker has a message for the next attempt of each.
-        """
-        noted = update(TASKS).where(TASKS.c.id == bindparam("given"), TASKS.c.attempts == bindparam("before"), WAITING)
-        many = [{"given": task_id, "before": attempts, "next": attempts + 1} for task_id, attempts in rows]
-        await connection.execute(noted.values(handed=bindparam("next")), many)
-
-    async def count_handed(self, connection: AsyncConnection, engine: str) -> int:
-        """
-        How many rows of an engine wait, and were handed over.
-        """
-        counted = select(func.count()).select_from(TASKS).where(HANDED)
-        return (await connection.execute(counted, {"engine_": engine})).scalar() or 0
-
-    async def forget_one_handed(self, connection: AsyncConnection, engine: str) -> None:
-        """
-        One of those that wait is to be handed over again, to see whether that can be done.
-        """
-        one = select(TASKS.c.id).where(HANDED).order_by(TASKS.c.seq).limit(1).scalar_subquery()
-        await connection.execute(update(TASKS).where(TASKS.c.id == one).values(handed=0), {"engine_": engine})
-
-    async def forget_handed(self, connection: AsyncConnection, engine: str) -> None:
-        """
-        The broker has lost what it was given: all that wait are to be handed over again.
-        """
-        await connection.execute(update(TASKS).where(HANDED).values(handed=0), {"engine_": engine})
-
-    async def move_to_table(self, connection: AsyncConnection, task_ids: Sequence[str]) -> None:
-        """
-        Leaves waiting rows to the consumers, where their own engine cannot be reached.
-        """
-        await connection.execute(update(Task).where(Task.id.in_(task_ids), WAITING).values(engine="table"))
 
     async def _take(self, connection: AsyncConnection, seqs: Sequence[int]) -> list[Claim]:
         if not seqs:
@@ -396,15 +387,6 @@ class TaskRows:
             return Status.CANCELLED
         running = update(Task).where(Task.id == task_id, RUNNING).values(cancel_requested=1)
         return Status.RUNNING if (await connection.execute(running)).rowcount else None
-
-    async def adopt_strays(self, connection: AsyncConnection, engine: str, overdue: float) -> int:
-        """
-        Leaves to the consumers what waits for another engine than ``engine`` and is ``overdue`` seconds late: nobody
-        may be there who runs that engine. Returns how many.
-        """
-        before = later(self.clock.now(), -overdue)
-        strays = update(Task).where(WAITING, Task.engine.not_in(("table", engine)), Task.run_at < before)
-        return (await connection.execute(strays.values(engine="table"))).rowcount
 
     async def requeue(self, connection: AsyncConnection, task_id: str) -> bool:
         """

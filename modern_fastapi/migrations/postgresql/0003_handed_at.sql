@@ -1,0 +1,2 @@
+-- When the broker was given its message: one that later ones have overtaken is lost.
+ALTER TABLE tasks ADD COLUMN handed_at TEXT
