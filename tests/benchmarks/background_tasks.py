@@ -32,9 +32,9 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-import tests.benchmarks.napping  # noqa: F401 -- teaches the two tasks
 from modern_fastapi.schema import Task
 from modern_fastapi.tasks.rows import NewTask
+from tests.benchmarks.napping import sender  # which also teaches the two tasks
 from tests.contract.servers import ROOT, TARGETS, environment, start
 from tests.contract.stores import Database
 from tests.modern.application import Running, running
@@ -177,6 +177,27 @@ async def run_all(one: Running, engine: str, name: str, count: int) -> float:
     return datetime.fromisoformat(str(last)).timestamp() - began
 
 
+async def run_alone(one: Running, engine: str, folder: Path) -> float:
+    """
+    The same exercise on the engine's own, with no row of ours; the seconds that it took.
+    """
+    ends = folder / f"ends-{time.monotonic_ns()}"
+    send = sender(engine, one.services.settings)
+    began = time.time()
+
+    def all_of_them() -> None:
+        for _ in range(NAPS):
+            send(str(ends))
+
+    await asyncio.to_thread(all_of_them)
+    for _ in range(2400):
+        lines = ends.read_text().splitlines() if ends.exists() else []
+        if len(lines) == NAPS:
+            return max(map(float, lines)) - began
+        await asyncio.sleep(0.05)
+    raise SystemExit(f"{engine} alone: {NAPS} tasks did not end within two minutes")
+
+
 def naps(engines: list[str], folder: Path, redis: Redis) -> None:
     """
     The exercise.
@@ -188,9 +209,12 @@ def naps(engines: list[str], folder: Path, redis: Redis) -> None:
             spent = time.process_time()
             took = [await run_all(one, engine, "bench.nap", NAPS) for _ in range(3)]
             spent = (time.process_time() - spent) / len(took)
+            alone = [await run_alone(one, engine, at) for _ in range(3)] if engine in BROKERS else []
         late = p(lag.late, 0.99) * 1000
         ratio = statistics.median(took) / ideal
         say(f"{engine}: {NAPS} tasks of 0.1 s, total over ideal", f"{ratio:.2f}", "<= 1.15")
+        if alone:
+            say(f"{engine}: the same without our rows", f"{statistics.median(alone) / ideal:.2f}")
         say(f"{engine}: loop late meanwhile, p99", f"{late:.1f} ms", "< 10 ms")
         say(f"{engine}: processor, of this process alone", f"{spent:.2f} s")
 
