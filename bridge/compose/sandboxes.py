@@ -2,8 +2,7 @@
 Owns the second instances: each side made once more by its own factory, with the settings
 of its C{sandbox} table, on copies of its stores.
 
-Refuses: to let a second instance listen, run loops that the harness runs, or be found by
-anybody but the feed.
+Refuses: to let a second instance's Sites listen, or be found by anybody but the feed.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def sandboxes(config: Config, reactor: BridgeReactor) -> dict[Side, Sandbox]:
                 "and the copies of its stores (docs/parity.md has recipes).",
             )
         settings, copies = copies_of(app.sandbox, app.base, f"{config.source}: {side.value}.sandbox")
-        instance = _Legacy(app, settings, reactor) if side is Side.LEGACY else _Modern(app, settings)
+        instance = _Legacy(app, settings, reactor, config.site) if side is Side.LEGACY else _Modern(app, settings)
         made[side] = Sandbox(instance, copies)
     return made
 
@@ -81,32 +80,44 @@ class _Modern:
 @attrs.define(eq=False)
 class _Legacy:
     """
-    A second tree of legacy's services, whose Site listens nowhere.
+    A second tree of legacy's services, whose Sites listen nowhere.
+
+    @ivar site: Which of several Sites has the routes that move, as for the first tree.
     """
 
     config: AppConfig
     settings: Mapping[str, Any]
     reactor: BridgeReactor
+    site: str | None = None
     _service: Any = attrs.field(default=None, init=False)
 
     async def start(self) -> App:
         loaded = load_legacy(self.config.app, self.settings, self.config.base)
         if loaded.service is None:
             return ResourceApp(loaded.site, self.reactor, overlays=False)
+        self._service = loaded.service
+        try:
+            site = await self._started(loaded.service)
+        except BaseException:
+            # What did start would run on, while its copies are made anew under it.
+            await self.stop()
+            raise
+        return ResourceApp(site, self.reactor, overlays=False)
+
+    async def _started(self, service: Any) -> Any:
         # The listen calls of this tree alone: they come while it starts, and at no other time.
         mine = Adopter(self.reactor, opens=False)
         before, self.reactor.on_listen = self.reactor.on_listen, mine.__call__  # type: ignore[assignment]
         try:
-            self._service = loaded.service
-            self._service.privilegedStartService()
-            self._service.startService()
+            service.privilegedStartService()
+            service.startService()
             await asyncio.sleep(0)
         finally:
             self.reactor.on_listen = before
-        site = mine.chosen(None)
+        site = mine.chosen(self.site if len(mine.sites) > 1 else None)
         if site is None:
             raise ConfigError("legacy.sandbox", "", "the second instance has no Site. Its settings must leave it one.")
-        return ResourceApp(site, self.reactor, overlays=False)
+        return site
 
     async def stop(self) -> None:
         service, self._service = self._service, None

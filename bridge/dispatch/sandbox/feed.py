@@ -196,7 +196,7 @@ class SandboxFeed:
             except Exception as e:
                 # Whatever the copies are now, they aren't what they should be.
                 if str(e) != self.problem:
-                    log.exception("a sandbox failed; its copies are made anew")
+                    log.exception("a sandbox failed, and no write is compared meanwhile; its copies are made anew")
                 self.problem = str(e)
                 self._slower()
                 self._make_anew()
