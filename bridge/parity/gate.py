@@ -185,8 +185,8 @@ class Gate:
         clean, mismatches = tally[t.SAME], tally[t.DIFFERENT]
         if tally.rejected or self.share.answer(clean, mismatches) is Answer.BAD:
             # A no may come from another stage, where what differed was counted.
-            found = f"{mismatches} of {clean + mismatches} pairs differ" if mismatches else "taken back with this code"
-            return f"rejected: {found}; {_ANEW}", True
+            found = f": {mismatches} of {clean + mismatches} pairs differ" if mismatches else " before, with this code"
+            return f"rejected{found}; {_ANEW}", True
         if not tally.pairs:
             former = "the evidence starts anew with this code: " if tally.former else "inconclusive: "
             return f"{former}no traffic has been compared yet", False

@@ -187,6 +187,16 @@ def test_a_broken_guarantee_is_not_weighed():
     assert (Action.DEMOTE, "its effects differ in 2 pairs") == (effects.action, effects.why)
 
 
+def test_a_no_of_another_stage_is_told_as_one() -> None:
+    """
+    A route that was rejected in its shadow, and forced on since, was not taken back: the reading of a stage that has
+    seen no difference itself says no more than that there was a no.
+    """
+    why = Gate().rule(Stage.LIVE, tally("live", rejected=1)).why
+
+    assert why.startswith("rejected before, with this code; the evidence starts anew")
+
+
 def test_what_was_taken_back_stays():
     """
     A test that said no isn't asked again until the code changes.
