@@ -189,7 +189,8 @@ class Gate:
             return f"rejected{found}; {_ANEW}", True
         if not tally.pairs:
             former = "the evidence starts anew with this code: " if tally.former else "inconclusive: "
-            return f"{former}no traffic has been compared yet", False
+            went_by = "".join(f"; {count} went by: {why}" for why, count in tally.unseen.items())
+            return f"{former}no traffic has been compared yet{went_by}", False
         needs = self.share.needs(clean, mismatches)
         if needs:
             noise = f"; {tally[t.NOISE]} were noise" if tally[t.NOISE] else ""

@@ -11,7 +11,7 @@ Refuses: to keep anything that isn't a count.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -35,6 +35,14 @@ UNLIKE = {
     "unread_body": "their bodies were left unread",
     "foreign": "only legacy understands them",
     "unjudged": "comparing their answers failed",
+}
+# Why the others went by. Where nothing is compared at all, somebody has to be told.
+OTHERWISE = {
+    "full": "too many waited",
+    "heavy": "what waited held too many bytes",
+    "open": "the shadows ran out of time again and again",
+    "unseeded": "the copies of the stores were not ready, and the server's log says why if that lasts",
+    "absent": "there was nothing to shadow with",
 }
 # Without a stage, and always 0: its row says since when which code runs.
 STARTED = "started"
@@ -98,7 +106,18 @@ class Tally:
         """
         How many requests went by unseen for what they are, by the reason.
         """
-        return {why: self[f"dropped:{why}"] for why in UNLIKE if self[f"dropped:{why}"]}
+        return self._dropped(UNLIKE)
+
+    @property
+    def unseen(self) -> dict[str, int]:
+        """
+        How many requests went by unseen, by the reason in words.
+        """
+        reasons = UNLIKE | OTHERWISE
+        return {reasons[why]: count for why, count in self._dropped(reasons).items()}
+
+    def _dropped(self, reasons: Iterable[str]) -> dict[str, int]:
+        return {why: self[f"dropped:{why}"] for why in reasons if self[f"dropped:{why}"]}
 
     @property
     def rejected(self) -> bool:

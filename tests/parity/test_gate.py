@@ -30,6 +30,11 @@ GOOD = {"same": 326, "aa": 326, "by_modern": 20}
     "counts, why",
     [
         ({}, "inconclusive: no traffic has been compared yet"),
+        (
+            {"dropped:unseeded": 7, "dropped:closed": 1, "dropped:foreign": 2},
+            "inconclusive: no traffic has been compared yet; 2 went by: only legacy understands them; 7 went by: the "
+            "copies of the stores were not ready, and the server's log says why",
+        ),
         ({"same": 123, "aa": 123}, "needs 203 more pairs"),
         ({"same": 325, "aa": 325}, "needs 1 more pair"),
         ({"same": 123, "noise": 4, "aa": 127}, "needs 203 more pairs; 4 were noise"),
