@@ -7,8 +7,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -20,6 +22,22 @@ Serve = Callable[..., Server]
 Connect = Callable[[], Database]
 
 pytestmark = pytest.mark.slow
+
+
+def pause(server: Server, stored: Database) -> None:
+    """
+    SIGSTOP, in no transaction: SQLite's lock would be kept, and everybody held up for as long.
+    """
+    with closing(sqlite3.connect(stored.url.removeprefix("sqlite:///"), timeout=0.2, isolation_level=None)) as probe:
+        while True:
+            os.killpg(server.process.pid, signal.SIGSTOP)
+            try:
+                probe.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                os.killpg(server.process.pid, signal.SIGCONT)
+            else:
+                probe.execute("ROLLBACK")
+                return
 
 
 @pytest.mark.parametrize(("paused", "other"), [("legacy", "modern"), ("modern", "legacy")])
@@ -35,7 +53,7 @@ def test_a_paused_owner_loses_its_task_and_cannot_end_it(
     task = json.loads(answer.body)["task_id"]
     while stored.status(task) == "PENDING":
         time.sleep(0.001)
-    os.killpg(server.process.pid, signal.SIGSTOP)
+    pause(server, stored)
     assert "RUNNING" == stored.status(task)
 
     rescuer = serve(other, JOBS_LEASE="1.5")
