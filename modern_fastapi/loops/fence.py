@@ -24,8 +24,9 @@ from modern_fastapi.schema import LOOPS, Loop, Tick
 T = TypeVar("T")
 
 
-# Built once, because building costs more than running.
-PRESENT = select(LOOPS.c.epoch).where(LOOPS.c.name == bindparam("loop")).with_for_update(read=True)
+# Built once, because building costs more than running. The row is locked for a change at once: nearly all who look go
+# on to change it, and two that shared it first would wait for each other.
+PRESENT = select(LOOPS.c.epoch).where(LOOPS.c.name == bindparam("loop")).with_for_update()
 BEATEN = (
     update(LOOPS)
     .where(LOOPS.c.name == bindparam("loop"), LOOPS.c.epoch == bindparam("held"))

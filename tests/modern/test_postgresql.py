@@ -8,9 +8,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
+from modern_fastapi.loops.fence import AlreadyTicked, Fence
 from modern_fastapi.schema import Event, Status
+from modern_fastapi.services import Services
 from modern_fastapi.tasks.rows import NewTask, TaskRows
 from tests.contract.postgres import temporary_database
 from tests.modern.application import SteppedClock, add, run, running, services
@@ -75,3 +77,37 @@ def test_events_come_in_the_order_of_commits(tmp_path: Path) -> None:
 
     with temporary_database("postgresql", tmp_path) as url:
         run(scenario(url))
+
+
+def test_two_schedulers_of_one_tick_wait_for_no_deadlock(tmp_path: Path) -> None:
+    """
+    Of two that begin the same tick at once one does it, and the other one is told that it is done.
+
+    Seen to fail where both shared the fence's row first: PostgreSQL ended one of them, and the tick counted as failed.
+    """
+
+    async def scenario(url: str) -> None:
+        async with services(tmp_path, SteppedClock(), database=url) as made:
+            fences = [await Fence.take(made.database, made.clock, "cleanup", owner, None) for owner in "ab"]
+            scheduled = made.clock.now()
+
+            async def late() -> None:
+                async with fences[1].tick(scheduled):
+                    raise AssertionError("it was done twice")
+
+            async with asyncio.timeout(20):
+                async with fences[0].tick(scheduled):
+                    other = asyncio.create_task(late())
+                    await _waiting_for_a_lock(made)
+                with pytest.raises(AlreadyTicked):
+                    await other
+
+    with temporary_database("postgresql", tmp_path) as url:
+        run(scenario(url))
+
+
+async def _waiting_for_a_lock(made: Services) -> None:
+    waiting = text("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+    async with made.database.read() as connection:
+        while (await connection.execute(waiting)).scalar() is None:
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 -- PostgreSQL tells nobody of it
