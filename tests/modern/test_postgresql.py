@@ -109,5 +109,5 @@ def test_two_schedulers_of_one_tick_wait_for_no_deadlock(tmp_path: Path) -> None
 async def _waiting_for_a_lock(made: Services) -> None:
     waiting = text("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
     async with made.database.read() as connection:
-        while (await connection.execute(waiting)).scalar() is None:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 -- PostgreSQL tells nobody of it
+        while (await connection.execute(waiting)).scalar() is None:  # noqa: ASYNC110 -- PostgreSQL tells nobody
+            await asyncio.sleep(0.01)
