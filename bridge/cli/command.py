@@ -155,7 +155,7 @@ def _check(config: Config, given: Any) -> int:
         {
             "what": "policy",
             "ok": named,
-            "found": f"{config.source}: {len(config.routes)} routes, {len(config.loops)} loops"
+            "found": f"{config.source}: routes: {len(config.routes)}, loops: {len(config.loops)}"
             + ("" if named else "; it names no application, so no server starts with it"),
         },
         {"what": "state", "ok": True, "found": f"{config.state}: no state yet"}
