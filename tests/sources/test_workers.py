@@ -23,7 +23,7 @@ import pytest
 
 from tests.contract.postgres import temporary_database
 from tests.contract.servers import ROOT, TARGETS, environment, script, start
-from tests.contract.stores import Database
+from tests.contract.stores import TERMINAL, Database
 from tests.sources.conftest import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers("postgresql", "redis", "rabbitmq")]
@@ -159,9 +159,11 @@ def do_some_work(shop: Shop) -> None:
         post("/unstable", {"failures": 1})["task_id"],
         post("/compute", {"n": 1000})["task_id"],
     ]
+    stored = shop.stack.stored
+    shop.until(lambda: all(stored.status(task) in TERMINAL for task in tasks), "not all tasks have ended")
     rows = [shop.stack.ended(task) for task in tasks]
     assert [("SUCCESS", None)] * 3 == [(row["status"], row["error"]) for row in rows]
-    mine = shop.stack.stored.query("SELECT boot_id FROM processes WHERE pid = ?", shop.stack.server.process.pid)
+    mine = stored.query("SELECT boot_id FROM processes WHERE pid = ?", shop.stack.server.process.pid)
     assert not {row["owner"] for row in rows} & {row["boot_id"] for row in mine}
 
 
