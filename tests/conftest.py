@@ -32,9 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     The full counts belong to the long command; what needs a server needs one that runs.
     """
+    full = os.environ.get("BGSERVER_LONG") == "1"
     for item in items:
-        if item.get_closest_marker("long") is not None and os.environ.get("BGSERVER_LONG") != "1":
+        if item.get_closest_marker("long") is not None and not full:
             item.add_marker(pytest.mark.skip(reason="the full count: set BGSERVER_LONG=1"))
+        if full and item.get_closest_marker("timeout") is None:
+            # Some count to thousands.
+            item.add_marker(pytest.mark.timeout(7200))
         needed = item.get_closest_marker("servers")
         if needed is not None and os.environ.get("BGSERVER_REQUIRE_SERVERS") != "1":
             missing = [name for name in needed.args or _SERVERS if not _listens(name)]
