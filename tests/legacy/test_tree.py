@@ -118,11 +118,11 @@ async def test_a_stalled_thread_is_left_behind(tree, monkeypatch):
     await until(begun.is_set)
 
     await tree.consumer.stopService()
-    hanging = threads("consumer")
+    hanging, left = threads("consumer"), await statuses(tree)
     go.set()
 
     assert hanging
-    assert ["RUNNING"] == await statuses(tree)
+    assert ["RUNNING"] == left
 
 
 @pytest_twisted.ensureDeferred
