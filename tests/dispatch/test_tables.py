@@ -115,6 +115,18 @@ def test_a_time_without_a_zone_may_be_this_hosts(zone, monkeypatch):
         time.tzset()
 
 
+def test_the_first_of_all_days_is_a_time_like_others():
+    """
+    Many tables have it where there is no time, and are compared as tables all the same.
+
+    Seen to fail where it was turned into this host's time, in which it is none: the file was no table.
+    """
+    found = table_of("t.json", json.dumps([{"id": 1, "paid": "0001-01-01 00:00:00"}]), SEEDED, {})
+
+    assert found is not None
+    assert 1 == found["rows"]
+
+
 def test_rows_that_differ_in_their_ids_alone():
     """
     Two rows that change places are told apart by what answers have shown of their ids.

@@ -77,8 +77,9 @@ class _Columns:
         since = self.since - _BEFORE
         if moment.tzinfo is not None:
             return moment >= since
-        # It may be in UTC, or in this host's time.
-        return moment.replace(tzinfo=datetime.UTC) >= since or moment.astimezone() >= since
+        # It may be in UTC, or in this host's time. It is turned into neither: the first of all days, which stands for
+        # no time in many tables, can't be.
+        return moment >= since.replace(tzinfo=None) or moment >= since.astimezone().replace(tzinfo=None)
 
     def told(self) -> dict[str, str]:
         # In decimals: a hexadecimal word would be taken for an id, and mapped to the other's.
