@@ -66,11 +66,13 @@ DUE = (
     .limit(bindparam("most", type_=Integer))
 )
 DUE_LOCKED = DUE.with_for_update(skip_locked=True)
-ASKED = (
-    select(TASKS.c.seq, TASKS.c.id, TASKS.c.name)
-    .where(TASKS.c.id.in_(bindparam("ids", expanding=True)), CLAIMABLE, TASKS.c.run_at <= bindparam("until"))
-    .with_for_update(skip_locked=True)
+ASKED = select(TASKS.c.seq, TASKS.c.id, TASKS.c.name).where(
+    TASKS.c.id.in_(bindparam("ids", expanding=True)), CLAIMABLE, TASKS.c.run_at <= bindparam("until")
 )
+# Who asks for several passes over what somebody else has locked: two of them could wait for each other. Who asks for
+# one waits for it: its relay locks it for a moment, to note that it was handed over, and who is refused asks no more.
+ASKED_FOR_ONE = ASKED.with_for_update()
+ASKED_FOR_SEVERAL = ASKED.with_for_update(skip_locked=True)
 SOONEST = select(func.min(TASKS.c.run_at)).where(
     CLAIMABLE, TASKS.c.engine == bindparam("engine"), TASKS.c.run_at > bindparam("after")
 )
@@ -250,7 +252,8 @@ class TaskRows:
         """
         left = await allowances(connection, self.clock)
         asked = {"ids": task_ids, "until": as_text(self.clock.now())}
-        found = {row.id: row for row in await connection.execute(ASKED, asked)}
+        page = ASKED_FOR_ONE if len(task_ids) == 1 else ASKED_FOR_SEVERAL
+        found = {row.id: row for row in await connection.execute(page, asked)}
         chosen = []
         for task_id in dict.fromkeys(task_ids):
             row = found.get(task_id)

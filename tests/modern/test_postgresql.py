@@ -42,6 +42,31 @@ def test_claims_side_by_side_take_different_rows(tmp_path: Path) -> None:
         run(scenario(url))
 
 
+def test_a_message_that_comes_while_it_is_noted_is_not_refused(tmp_path: Path) -> None:
+    """
+    A worker is quick: it hears of a row while the relay still notes that it was handed over, which locks the row. It
+    waits for that, and has the row.
+
+    Seen to fail where a locked row was passed over: its message was spent, and it waited until the relay missed it.
+    """
+
+    async def scenario(url: str) -> None:
+        async with services(tmp_path, SteppedClock(), database=url) as made:
+            task_id = await add(made, engine="celery")
+            async with made.database.write() as connection:
+                await made.outbox.handed_over(connection, [(task_id, 0)])
+                heard = asyncio.ensure_future(
+                    made.database.work(lambda other: made.rows.claim_one(other, task_id)),
+                )
+                await asyncio.wait({heard}, timeout=0.5)
+            claim = await heard
+            assert claim is not None
+            assert task_id == claim.id
+
+    with temporary_database("postgresql", tmp_path) as url:
+        run(scenario(url))
+
+
 def test_other_process_wakes_the_consumer(tmp_path: Path) -> None:
     """
     A row that another process commits is begun at once, long before the consumer would look.
