@@ -48,7 +48,8 @@ class Relay:
     the row, so that however often a server starts, and however long the backlog, each has one message. Where there are
     fewer than half as many messages as rows for ``patience`` seconds on end they are taken for lost, and handed over
     again, each time after twice the pause. One that is lost alone is known by those that overtake it: a row that waits,
-    though one runs whose message was given ``patience`` seconds later, is handed over again.
+    though one runs whose message was given ``patience`` seconds later, is handed over again. A row that may have two
+    messages says nothing of that: the older one comes in its old place.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import and_, bindparam, func, select, text, update
+from sqlalchemy import and_, bindparam, case, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.clock import Clock, as_text, from_text, later
@@ -24,6 +24,8 @@ UNHANDED = and_(WAITING, text("tasks.engine <> 'table'"), text("tasks.handed <= 
 TO_HAND_OVER = DUE.where(UNHANDED)
 HANDED = and_(WAITING, TASKS.c.engine == bindparam("engine_"), TASKS.c.handed > TASKS.c.attempts)
 EACH = and_(TASKS.c.id == bindparam("given"), TASKS.c.attempts == bindparam("before"), WAITING)
+# What stands in `handed` where the message is taken for lost. It may be there all the same, before the next one.
+DOUBTED = -1
 REACHED = select(func.max(TASKS.c.handed_at)).where(RUNNING, TASKS.c.engine == bindparam("engine_"))
 
 
@@ -49,10 +51,12 @@ class Outbox:
 
     async def handed_over(self, connection: AsyncConnection, rows: Sequence[Due]) -> None:
         """
-        Notes that the broker has a message for the next attempt of each.
+        Notes that the broker has a message for the next attempt of each, and since when. Of one that may have two it is
+        not known which of them comes: it tells nothing about the others, and they nothing about it.
         """
         now = as_text(self._clock.now())
-        noted = update(TASKS).where(EACH).values(handed=bindparam("next"), handed_at=bindparam("moment"))
+        since = case((TASKS.c.handed == DOUBTED, None), else_=bindparam("moment"))
+        noted = update(TASKS).where(EACH).values(handed=bindparam("next"), handed_at=since)
         many = [
             {"given": task_id, "before": attempts, "next": attempts + 1, "moment": now} for task_id, attempts in rows
         ]
@@ -84,17 +88,17 @@ class Outbox:
 
     async def forget(self, connection: AsyncConnection, rows: Sequence[Due]) -> None:
         """
-        These have no message any more, and are to be handed over again.
+        These seem to have no message any more, and are to be handed over again.
         """
         many = [{"given": task_id, "before": attempts} for task_id, attempts in rows]
-        await connection.execute(update(TASKS).where(EACH).values(handed=0), many)
+        await connection.execute(update(TASKS).where(EACH).values(handed=DOUBTED), many)
 
     async def forget_one(self, connection: AsyncConnection, engine: str) -> None:
         """
         One of those that wait is to be handed over again, to see whether that can be done.
         """
         one = select(TASKS.c.id).where(HANDED).order_by(TASKS.c.seq).limit(1).scalar_subquery()
-        await connection.execute(update(TASKS).where(TASKS.c.id == one).values(handed=0), {"engine_": engine})
+        await connection.execute(update(TASKS).where(TASKS.c.id == one).values(handed=DOUBTED), {"engine_": engine})
 
     async def forget_all(self, connection: AsyncConnection, engine: str) -> None:
         """
