@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -66,8 +67,8 @@ class Quickened:
             return
         if vars(server)["datetimeToString"] is http.datetimeToString:
             self._put(server, "datetimeToString", _DateOfNow(http.datetimeToString))
-        parse = getattr(http, "_parseContentType", None)
-        if parse is not None:
+        parse = vars(http).get("_parseContentType")
+        if isinstance(parse, FunctionType) and parse.__globals__["__name__"] == "twisted.web.http":
             self._put(http, "_parseContentType", functools.lru_cache(_TYPES)(parse))
         if vars(server).get("unquote") is unquote_to_bytes:
             self._put(server, "unquote", _unquote)

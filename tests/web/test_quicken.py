@@ -348,6 +348,22 @@ def test_a_date_of_the_applications_own(quickened: Quickened, monkeypatch: pytes
     assert "always" == server.datetimeToString().decode()
 
 
+def test_a_parser_of_the_applications_own(quickened: Quickened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Who has put another parser of a form's type there has it called for each form, and none of its answers is kept.
+
+    Seen to fail where whatever stood there was remembered by what it had answered.
+    """
+
+    def own(line: bytes) -> object:
+        raise AssertionError("nobody asks")
+
+    monkeypatch.setattr(http, "_parseContentType", own)
+    quickened.begin()
+
+    assert own is http._parseContentType
+
+
 def test_all_is_put_back(quickened: Quickened) -> None:
     """
     Twisted is as it was when the last front ends.
