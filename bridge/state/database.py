@@ -278,8 +278,8 @@ def _sqlite(url: URL, shown: str, create: bool, patience: float) -> tuple[sa.Eng
 
 def _still(path: Path) -> bool:
     """
-    Whether nobody can be writing that file, and all that was written is in it: SQLite would make a file beside it, or
-    refuse to read.
+    Whether nobody on this mount can be writing that file, and all that was written is in it: SQLite would make a file
+    beside it, or refuse to read.  Who writes it through another mount of the same folder isn't seen.
     """
     try:
         return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not Path(f"{path}-wal").exists()

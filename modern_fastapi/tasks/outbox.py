@@ -2,7 +2,7 @@
 The statements that bring rows to an engine other than the table's, and find out what became of them.
 
 A row says itself which attempt its broker has a message for, and since when. Nothing here claims a row: whoever gets
-the message does, or is refused, and then the row has no message any more.
+the message does, or is refused, and then the row has no message any more; where clocks differ, the relay finds out.
 """
 
 from __future__ import annotations
