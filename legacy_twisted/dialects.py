@@ -205,7 +205,10 @@ class PostgreSQL:
         return None
 
     def lock(self, connection):
-        connection.row("SELECT pg_advisory_xact_lock(7236834522)")
+        """
+        The number is also modern's: whichever migrates, the others wait.
+        """
+        connection.row("SELECT pg_advisory_xact_lock(7236834520)")
 
     def version(self, connection):
         found = connection.row("SELECT to_regclass('schema_version') AS found")["found"]

@@ -17,6 +17,7 @@ from .settings import RefusedToStart
 
 SEPARATOR = "\n--;\n"
 SQLITE_LISTS = "SELECT name FROM sqlite_master WHERE name = 'schema_version'"
+# Whatever else migrates this schema takes the same one.
 ADVISORY_LOCK = 7236834520
 
 
