@@ -4,7 +4,9 @@ of those headers that have one.
 
 C{content-type}, C{vary} and C{cache-control} are read before they are compared;
 C{set-cookie} is compared cookie by cookie, and each attribute on its own; a
-C{content-length} that tells its own body's size says nothing that the body doesn't.
+C{content-length} that tells its own body's size says nothing that the body doesn't, and
+modern may tell one where legacy sent chunks. That it is missing where legacy told it counts:
+who downloads sees no progress any more.
 
 Refuses: to compare what servers decide (L{bridge.parity.rules.DEFAULT_HEADERS}).
 """
@@ -35,6 +37,8 @@ def compare_headers(left: Observation, right: Observation, rules: Rules, ids: Id
         if name == "set-cookie":
             found += _cookies(one or [], two or [], ids)
         elif one is None:
+            if name == "content-length" and _own(two or [], right):
+                continue
             found.append(Difference(Kind.HEADER_ADDED, path, "", shown(", ".join(two or []))))
         elif two is None:
             found.append(Difference(Kind.HEADER_MISSING, path, shown(", ".join(one)), ""))

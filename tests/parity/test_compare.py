@@ -172,6 +172,22 @@ def test_a_length_is_its_bodys():
     assert [(Kind.HEADER, "header:content-length"), (Kind.BODY, "body")] == kinds(short, head)
 
 
+def test_modern_may_tell_a_length_where_legacy_sent_chunks():
+    """
+    A length that is told where none was is the framing, as C{transfer-encoding} is. One that lies is a difference,
+    and so is one that legacy told and modern doesn't.
+
+    Seen to fail without the exception, and with one that doesn't ask for the size or the side.
+    """
+    chunks = seen(b"12", headers=[(b"transfer-encoding", b"chunked")])
+    told = seen(b"12", headers=[(b"content-length", b"2")])
+    lies = seen(b"12", headers=[(b"content-length", b"3")])
+
+    assert [] == kinds(chunks, told)
+    assert [(Kind.HEADER_ADDED, "header:content-length")] == kinds(chunks, lies)
+    assert [(Kind.HEADER_MISSING, "header:content-length")] == kinds(told, chunks)
+
+
 def test_rules_ignore_what_lies_below():
     """
     An ignored path covers its subtree, and nothing beside it.
