@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,17 +52,26 @@ SHARED = (
 )
 
 
+class NestError(Exception):
+    """
+    A server could not be forked, or nobody is left who knows how one ended.
+    """
+
+
 class Forked:
     """
     A process, with as much of `subprocess.Popen` as a server's test asks. Whoever signals a process that has ended and
-    was not waited for signals nothing, as there.
+    was not waited for signals nothing, as there. Any thread may wait, and several.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, nest: Nest) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        # Its parent is another process: this is how it is waited for here.
+        self._nest = nest
+        # Its parent is another process: this is how it is waited for here. Open for as long as somebody may look.
         self._ended = os.pidfd_open(pid)
+        weakref.finalize(self, os.close, self._ended)
+        self._reaping = threading.Lock()
 
     def poll(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -77,13 +87,17 @@ class Forked:
             watched.register(self._ended, select.POLLIN)
             if not watched.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
-            self.returncode = _nest().reap(self.pid)
-            os.close(self._ended)
+            with self._reaping:
+                # There is one status, and whoever else waits may have asked for it.
+                if self.returncode is None:
+                    self.returncode = self._nest.reap(self.pid)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            # Whoever reaps it meanwhile gives its number away: not the one who is meant by the descriptor.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._ended, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -95,10 +109,11 @@ class Forked:
 def fork(command: Sequence[str], folder: Path, env: Mapping[str, str], output: BinaryIO) -> Forked:
     """
     Runs `command`, a Python script and its arguments, in `folder`, in a session of its own; it reads nothing, and
-    writes all that it says to `output`.
+    writes all that it says to `output`. `NestError` where it cannot be.
     """
     asked = {"command": list(command), "folder": str(folder), "env": dict(env)}
-    return Forked(_nest().fork(asked, output))
+    nest = _nest()
+    return Forked(nest.fork(asked, output), nest)
 
 
 class Nest:
@@ -108,9 +123,14 @@ class Nest:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # What a server gets of Python's settings is in its own environment: a path of the tests' would stay on its own.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                [sys.executable, __file__, str(theirs.fileno())],
+                env=env,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
             )
         self._socket = ours
         self._guard = threading.Lock()
@@ -118,6 +138,13 @@ class Nest:
 
     def close(self) -> None:
         self._socket.close()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """
+        For a test: the worst that can happen to it. What it has forked goes on.
+        """
+        self._process.kill()
         self._process.wait()
 
     def fork(self, asked: dict[str, Any], output: BinaryIO) -> int:
@@ -128,8 +155,19 @@ class Nest:
 
     def _ask(self, asked: dict[str, Any], descriptors: list[int]) -> int:
         with self._guard:
-            socket.send_fds(self._socket, [json.dumps(asked).encode()], descriptors)
-            return int(self._socket.recv(64))
+            try:
+                socket.send_fds(self._socket, [json.dumps(asked).encode()], descriptors)
+                answer = self._socket.recv(4096).decode()
+            except OSError as error:
+                answer = str(error)
+        try:
+            return int(answer)
+        except ValueError:
+            what = f"status of {asked['reap']}" if "reap" in asked else f"process for {asked['command']}"
+            raise NestError(
+                f"there is no {what}: {answer or 'no answer'} (the process that forks servers has the status "
+                f"{self._process.poll()}, where None is alive; what it said is on the standard error)"
+            ) from None
 
 
 @functools.cache
@@ -150,7 +188,11 @@ def serve(connection: socket.socket) -> list[str] | None:
             _, status = os.waitpid(asked["reap"], 0)
             connection.send(b"%d" % os.waitstatus_to_exitcode(status))
         elif os.fork() == 0:
-            become(asked["folder"], asked["env"], descriptors[0])
+            try:
+                become(asked["folder"], asked["env"], descriptors[0])
+            except OSError as error:
+                connection.send(str(error).encode())
+                raise
             # The asker hears of it when it can be signalled as a group of its own.
             connection.send(b"%d" % os.getpid())
             connection.close()
