@@ -13,12 +13,16 @@ his statements. ``look`` and ``work`` are given what is to be done with one: on 
 import asyncio
 import contextlib
 import sqlite3
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
+import aiosqlite
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -43,9 +47,13 @@ class Database:
             self.engine = create_async_engine(address, pool_size=pool, max_overflow=10, pool_pre_ping=True)
         else:
             address = make_url(url).set(drivername="sqlite+aiosqlite")
-            self.engine = create_async_engine(address, connect_args=_SQLITE, pool_size=pool, pool_reset_on_return=None)
+            connecting = {**_SQLITE, "async_creator_fn": self._connect}
+            self.engine = create_async_engine(
+                address, connect_args=connecting, pool_size=pool, pool_reset_on_return=None
+            )
             event.listen(self.engine.sync_engine, "connect", _prepare)
             event.listen(self.engine.sync_engine, "begin", self._begin)
+        self._threads: WeakSet[threading.Thread] = WeakSet()
         self.listeners: list[Callable[[], None]] = []
         self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT") if self.postgresql else self.engine
         self._writer = self.engine.execution_options(takes_the_lock=True)
@@ -119,6 +127,15 @@ class Database:
         if self._closed:
             raise RuntimeError("the database is closed: who still works on it has to end before it")
 
+    def _connect(self, *where: Any, **how: Any) -> aiosqlite.Connection:
+        made = _StoppedOnce(partial(sqlite3.connect, *where, **how), iter_chunk_size=64)
+        # Each connection of the driver has a thread; until version 0.22 it is one.
+        thread: Any = getattr(made, "_thread", made)
+        # One whose user was cancelled may not keep a process that has to end.
+        thread.daemon = True
+        self._threads.add(thread)
+        return made
+
     def _make_engine(self) -> Engine:
         engine = create_engine(make_url(self.url), connect_args=_SQLITE, poolclass=NullPool)
         event.listen(engine, "connect", _prepare)
@@ -150,6 +167,25 @@ class Database:
             await asyncio.to_thread(readers.close)
         await asyncio.to_thread(self.writers.leave, self)
         await self.engine.dispose()
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        # A connection that is still opening, or still busy, when its user is cancelled is in no pool any more. Its
+        # thread ends by itself, and what it says then is an error once the event loop is closed.
+        latest = time.monotonic() + SLICE_SECONDS
+        for thread in list(self._threads):
+            if thread.is_alive():
+                thread.join(max(0.0, latest - time.monotonic()))
+
+
+class _StoppedOnce(aiosqlite.Connection):
+    """
+    A connection whose thread is told to end once. The driver's own is told again by whoever closes it while his user is
+    cancelled for the second time: nobody answers that, and an event loop that waits for all its tasks never ends.
+    """
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        return super().stop() if self._running else None
 
 
 class _Closing(sqlite3.Connection):

@@ -61,13 +61,16 @@ class Processes:
         pool, self._pool = self._pool, None
         if pool is not None:
             children = list(getattr(pool, "_processes", None) or {})
+            # Who has not waited at the first shutdown can't at a second: the pool has forgotten the thread by then.
+            manager: threading.Thread | None = getattr(pool, "_executor_manager_thread", None)
             pool.shutdown(wait=False, cancel_futures=True)
             for pid in children:
                 try:
                     os.kill(pid, signal.SIGTERM)
                 except ProcessLookupError:
                     continue
-            await asyncio.get_running_loop().run_in_executor(None, pool.shutdown)
+            if manager is not None:
+                await asyncio.get_running_loop().run_in_executor(None, manager.join)
 
 
 def _begin_child() -> None:

@@ -311,6 +311,29 @@ def test_killed_child_costs_only_time() -> None:
     run(scenario())
 
 
+def test_a_closed_pool_has_ended() -> None:
+    """
+    No child and no thread of the pool is left to whatever ends next, the interpreter included.
+
+    Seen to fail: a pool that was told to end without a wait forgot whom to wait for.
+    """
+
+    async def scenario() -> None:
+        processes = Processes(2)
+        await asyncio.gather(*(processes.run(primes_between, 0, 101) for _ in range(4)))
+        assert processes._pool is not None
+        manager = processes._pool._executor_manager_thread
+        children = list(processes._pool._processes.values())
+        assert manager is not None
+
+        await processes.close()
+
+        assert not manager.is_alive()
+        assert all(child.exitcode is not None for child in children)
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(("start", "end", "count"), [(0, 1, 0), (0, 3, 1), (0, 101, 25), (100, 201, 21), (0, 2, 0)])
 def test_primes_of_a_segment(start: int, end: int, count: int) -> None:
     """

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -149,3 +151,72 @@ def test_a_closed_connection_holds_no_lock(tmp_path: Path) -> None:
         return int(written)
 
     assert asyncio.run(scenario()) == 1
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT max(i) FROM n"
+
+
+async def cancelled_twice(database: Database) -> None:
+    """
+    A reader, cancelled for what it was at, and once more while it puts its connection away.
+    """
+
+    async def use() -> None:
+        async with database.read() as connection:
+            await connection.execute(text(ENDLESS))
+
+    using = asyncio.ensure_future(use())
+    await asyncio.sleep(0.1)
+    for _ in range(2):
+        using.cancel()
+        await asyncio.sleep(0.01)
+    await asyncio.wait([using])
+
+
+@pytest.mark.parametrize("when", ["opening", "busy"])
+def test_a_closed_database_has_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """
+    What a cancelled user leaves of a connection has ended with its database, while the event loop still hears it.
+
+    Seen to fail where only the pool was closed: "Event loop is closed", from the driver's thread.
+    """
+    connect = sqlite3.connect
+
+    def slow(*where: Any, **how: Any) -> sqlite3.Connection:
+        time.sleep(0.3)
+        return connect(*where, **how)
+
+    async def scenario() -> None:
+        database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+        await cancelled_twice(database)
+        left = list(database._threads)
+        await database.close()
+        assert [False] == [thread.is_alive() for thread in left]
+
+    if when == "opening":
+        monkeypatch.setattr(sqlite3, "connect", slow)
+    asyncio.run(scenario())
+
+
+# The thread ends after the loop that it would tell.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.timeout(30)
+def test_a_loop_ends_whose_connection_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A statement that outlasts all patience holds no event loop.
+
+    Seen to fail: the loop waited for ever for the second answer of a thread that had given its last.
+    """
+    monkeypatch.setattr("modern_fastapi.database.SLICE_SECONDS", 0.01)
+    left: list[threading.Thread] = []
+
+    async def scenario() -> None:
+        database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+        await cancelled_twice(database)
+        left.extend(database._threads)
+        await database.close()
+
+    asyncio.run(scenario())
+
+    for thread in left:
+        thread.join()
