@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from bridge.background.beat import next_beat
 from bridge.background.observing import Observation
 from bridge.background.ownership import LoopStage, Step, View, next_step, shown
 from bridge.background.runners import Runner
@@ -31,6 +32,17 @@ _log = logging.getLogger("bridge.background")
 _BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """
 Seconds before a loop that died is started again; the last one for every further time.
+"""
+
+
+_BEATS = 0.4
+"""
+Of the patience, between two renewals at most: who waits for a lease sees two of them at least.
+"""
+
+_EARLY = 0.003
+"""
+Seconds by which a timer may come too early.
 """
 
 
@@ -129,7 +141,7 @@ class LoopSupervisor:
     _mine: Any | None = attrs.field(default=None, init=False)
     _seen: Any | None = attrs.field(default=None, init=False)
     _seen_at: float = attrs.field(default=float("-inf"), init=False)
-    _renewed_at: float = attrs.field(default=float("-inf"), init=False)
+    _renew_at: float = attrs.field(default=float("-inf"), init=False)
     _leased: Side | None = attrs.field(default=None, init=False)
     _running: Side | None = attrs.field(default=None, init=False)
     _draining: asyncio.Task[None] | None = attrs.field(default=None, init=False)
@@ -161,7 +173,18 @@ class LoopSupervisor:
                 return
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self.patience / 10)
+                await asyncio.wait_for(self._wake.wait(), self._pause())
+
+    def _pause(self) -> float:
+        """
+        Seconds until there may be something to do that nobody wakes this for.
+        """
+        if self._mine is None or self._lost or self._unreachable:
+            # What another process does, or a database, shows only when it's looked at.
+            return self.patience / 10
+        until = self._renew_at if self._running is not None else min(self._renew_at, self._rest_until)
+        # A timer may come a little early, and would find nothing to do.
+        return max(0.0, until - self.monotonic()) + _EARLY
 
     def nudge(self) -> None:
         """
@@ -281,7 +304,7 @@ class LoopSupervisor:
             spent=self._spent,
             rested=now >= self._rest_until,
             closing=self._closing,
-            due=now - self._renewed_at >= self.patience / 3,
+            due=now >= self._renew_at,
         )
 
     async def _do(self, step: Step) -> None:
@@ -309,7 +332,7 @@ class LoopSupervisor:
             return
         self._mine, self._leased, self._spent = taken, side, False
         self._said_waiting = False
-        self._renewed_at = self.monotonic()
+        self._renewed()
 
     def _start(self) -> None:
         assert self._mine is not None and self._leased is not None
@@ -355,7 +378,10 @@ class LoopSupervisor:
             self._lost = True
             return
         self._mine = renewed
-        self._renewed_at = self.monotonic()
+        self._renewed()
+
+    def _renewed(self) -> None:
+        self._renew_at = next_beat(self.monotonic(), self.patience * _BEATS)
 
     def _stop(self, step: Step) -> None:
         side = self._running

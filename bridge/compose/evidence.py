@@ -206,6 +206,7 @@ class Evidence:
     books: dict[str, Book]
     apps: Mapping[Side, App]
     sandboxes: Mapping[Side, Sandbox] = attrs.field(factory=dict)
+    leases: ThreadLeases = attrs.field(kw_only=True)
     key: bytes = attrs.field(kw_only=True, repr=False)
     examiner: Examiner = attrs.field(init=False)
     keeper: Keeper = attrs.field(init=False)
@@ -236,7 +237,7 @@ class Evidence:
             GATE,
             lambda: LoopStage.LEGACY,
             {Side.LEGACY: ModernRunner(self.seat.hold)},
-            ThreadLeases(self.thread),
+            self.leases,
             boot,
             time.monotonic,
             level=logging.DEBUG,

@@ -46,7 +46,7 @@ def supervised(
     config: Config,
     service: Any | None,
     modern: Any | None,
-    state: StateThread | None,
+    leases: ThreadLeases | None,
     stored: Callable[[str], str | None],
     judge: Judge,
 ) -> tuple[LoopSupervisor, ...]:
@@ -55,16 +55,16 @@ def supervised(
 
     @param service: The legacy tree, not started yet.
     @param modern: The modern application, its lifespan not started yet.
+    @param leases: Those of the process; None where it has no state.
     @param stored: The stage that the state has for a loop; None where it has none.
     @raise ConfigError: If one of them isn't there, or starts in a dry run that it
         doesn't have.
     """
-    if state is None:
+    if leases is None:
         for loop in config.loops:
             if loop.modern is not None and modern is not None:
                 _claimed(config, loop, modern)
         return ()
-    leases = ThreadLeases(state)
     boot = boot_id()
     return tuple(
         LoopSupervisor(
@@ -128,8 +128,8 @@ def _runners(config: Config, loop: LoopConfig, service: Any | None, modern: Any 
 @attrs.define(eq=False)
 class ThreadLeases:
     """
-    The leases of the state database, off the loop's thread.  Renewals that are due at
-    the same time are one write: they are most of what an idle server does.
+    The leases of the state database, off the loop's thread; one for a process.  Renewals
+    that are due at the same time are one write: they are most of what an idle server does.
     """
 
     thread: StateThread
@@ -152,8 +152,8 @@ class ThreadLeases:
 
     async def _renew(self) -> None:
         try:
-            # The supervisors that woke in this turn of the loop ask before it goes out.
-            await asyncio.sleep(0)
+            # The supervisors that wake on this beat ask before it goes out.
+            await self.thread.together()
             while self._due:
                 lot, self._due = self._due, []
                 try:

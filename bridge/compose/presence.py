@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import attrs
 
+from bridge.background.beat import next_beat
 from bridge.compose.stages import Stages
 from bridge.errors import StateError
 from bridge.state.store import Store
@@ -25,7 +26,7 @@ class Present:
     One server's sign of life.
 
     @ivar name: Who it is.
-    @ivar every: Seconds between two of them.
+    @ivar every: Seconds between two of them, on the beat of the leases.
     @ivar wall: A wall clock.
     """
 
@@ -33,7 +34,7 @@ class Present:
     thread: StateThread
     stages: Stages
     wall: Callable[[], float]
-    every: float = 5.0
+    every: float = 4.0
     _said: bool | None = attrs.field(default=None, init=False)
     _wake: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
@@ -41,15 +42,17 @@ class Present:
         """
         Give it until cancelled.
         """
+        clock = asyncio.get_running_loop().time
         while True:
             # Before it is read: what comes while it is written is for the next turn.
             self._wake.clear()
             self._said = self.stages.table.value.force_legacy
             # Who follows the state tells of its trouble.
             with contextlib.suppress(StateError):
+                await self.thread.together()
                 await self.thread.call(Store.present, self.name, self._said, self.wall())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self.every)
+                await asyncio.wait_for(self._wake.wait(), next_beat(clock(), self.every) - clock())
 
     def follow(self) -> None:
         """

@@ -28,7 +28,7 @@ from bridge.compose.control import ServerControl
 from bridge.compose.evidence import Evidence
 from bridge.compose.figures import figures
 from bridge.compose.front_app import Composed, working_for
-from bridge.compose.loops import boot_id, supervised
+from bridge.compose.loops import ThreadLeases, boot_id, supervised
 from bridge.compose.presence import Present
 from bridge.compose.reload import Reloader
 from bridge.compose.stages import Stages
@@ -145,9 +145,11 @@ class Server:
             Side.MODERN: working_for(Side.MODERN, self._legacy_app if self.modern is None else self._modern_app),
         }
         self.shadows = ShadowQueue({}, _Nobody())
+        leases = None
         if self.state is not None:
+            leases = ThreadLeases(self.state)
             key = secrets.token_bytes(32) if self.key is None else self.key
-            self.evidence = Evidence(self.stages, self.state, self.books, sides, self.sandboxes, key=key)
+            self.evidence = Evidence(self.stages, self.state, self.books, sides, self.sandboxes, leases=leases, key=key)
             self.shadows = self.evidence.shadows
             self.present = Present(boot_id(), self.state, self.stages, time.time)
         self.dispatcher = Dispatcher(self.stages.table, sides, self.shadows)
@@ -159,7 +161,7 @@ class Server:
             self.config,
             service,
             self.modern,
-            self.state,
+            leases,
             lambda name: self.stages.snapshot.loops.get(name),
             self._judge_loop,
         )

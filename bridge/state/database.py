@@ -31,10 +31,14 @@ from sqlalchemy.pool import NullPool
 from bridge.errors import DamagedStateError, NewerStateError, StateError, StateUnavailableError
 from bridge.state import schema
 
+_MARKS = sa.select(schema.meta.c.name, schema.meta.c.value).where(schema.meta.c.name.in_(("born", "changes")))
+
 FRESH = 0.1
 """
 Seconds after a write in which a glance can't tell whether there was another one.
 """
+
+_NO_COUNTER = "it has lost its counter of changes"
 
 _SCHEMA_LOCK = 0x6267_7372  # any number that is always the same
 
@@ -164,10 +168,17 @@ class Database:
         The number that this database was made with, by which it is known from another one
         at the same place; None where an earlier version made it.
         """
-        query = sa.select(schema.meta.c.value).where(schema.meta.c.name == "born")
+        return self.marks()[0]
+
+    def marks(self) -> tuple[int | None, int]:
+        """
+        The number of L{born}, and the counter of changes, which only ever grows.
+        """
         with self.reading("be read") as connection:
-            found: int | None = connection.scalar(query)
-        return found
+            found: dict[str, int] = {row.name: row.value for row in connection.execute(_MARKS)}
+        if "changes" not in found:
+            raise DamagedStateError(self.shown, "be read", _NO_COUNTER)
+        return found.get("born"), found["changes"]
 
     def _check(self, connection: sa.Connection) -> bool:
         if not sa.inspect(connection).has_table(schema.meta.name):
@@ -189,7 +200,7 @@ class Database:
             raise DamagedStateError(self.shown, "be read", f"it has lost {', '.join(sorted(missing))}")
         query = sa.select(sa.func.count()).where(schema.meta.c.name == "changes")
         if not connection.scalar(query):
-            raise DamagedStateError(self.shown, "be read", "it has lost its counter of changes")
+            raise DamagedStateError(self.shown, "be read", _NO_COUNTER)
 
 
 @attrs.frozen

@@ -96,21 +96,21 @@ class Leases(Rows):
 
     def renew_all(self, leases: Sequence[Lease]) -> list[Lease | None]:
         """
-        The same for all leases of a process, in one transaction.
+        The same for all leases of a process, in one statement.
         """
         table = schema.leases
-        renewed: list[Lease | None] = []
+        held = [(lease.name, lease.holder, lease.epoch) for lease in leases]
+        query = (
+            sa.update(table)
+            .where(sa.tuple_(table.c.name, table.c.holder, table.c.epoch).in_(held))
+            .values(renewals=table.c.renewals + 1)
+            .returning(table.c.name, table.c.renewals)
+        )
         with self.database.writing(f"renew the leases {', '.join(lease.name for lease in leases)}") as connection:
-            for lease in leases:
-                result = connection.execute(
-                    sa.update(table)
-                    .where(table.c.name == lease.name, table.c.holder == lease.holder, table.c.epoch == lease.epoch)
-                    .values(renewals=table.c.renewals + 1)
-                    .returning(table.c.renewals)
-                )
-                renewals = result.scalar_one_or_none()
-                renewed.append(None if renewals is None else attrs.evolve(lease, renewals=renewals))
-        return renewed
+            renewed: dict[str, int] = {row.name: row.renewals for row in connection.execute(query)}
+        return [
+            attrs.evolve(lease, renewals=renewed[lease.name]) if lease.name in renewed else None for lease in leases
+        ]
 
     def release(self, lease: Lease) -> bool:
         """

@@ -18,7 +18,7 @@ from bridge.state.database import Rows
 
 ALIVE = 20.0
 """
-Seconds since its last sign of life, of which it gives one in five, in which a server is
+Seconds since its last sign of life, of which it gives one in four, in which a server is
 taken to run.  Hosts' clocks differ: by this nothing is decided, only said.
 """
 

@@ -31,12 +31,16 @@ from bridge.state.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_Call = tuple[Callable[[Store], Any], asyncio.Future[Any]]
 
 # Changes that one look tells of at most.
 _TOLD = 50
 
 # Seconds between two whole looks, whatever a glance shows.
 _WHOLE = 5.0
+
+# Seconds that those wait for each other who ask together, and in which further calls are answered on one connection.
+_TOGETHER = 0.02
 
 log = logging.getLogger("bridge.state")
 
@@ -80,17 +84,17 @@ class StateThread:
     _store: Store | None = None
     _version: int = -1
     _told: int = -1
-    _calls: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = attrs.field(factory=deque)
+    _calls: deque[_Call] = attrs.field(factory=deque)
     _offers: deque[Callable[[Store], Any]] = attrs.field(factory=deque)
     _wake: threading.Condition = attrs.field(factory=threading.Condition)
     _thread: threading.Thread | None = None
-    _look: bool = False
     _stopping: bool = False
     _problem: str | None = None
     _looked: float = 0.0
     _looked_at: tuple[object, ...] | None = None
     _lost: int = 0
     _said: int = 0
+    _gathering: asyncio.Future[None] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop, known: int = -1) -> None:
         """
@@ -114,6 +118,22 @@ class StateThread:
             self._wake.notify()
         return await future
 
+    async def together(self) -> None:
+        """
+        Wait a moment, with all others who do: what each of them calls then goes to the database at once, on one
+        connection.  For what a timer has done: an idle server's timers fire on the same beat.
+        """
+        gathering = self._gathering
+        if gathering is None:
+            loop = asyncio.get_running_loop()
+            gathering = self._gathering = loop.create_future()
+            loop.call_later(_TOGETHER, self._gathered, gathering)
+        await asyncio.shield(gathering)
+
+    def _gathered(self, gathering: asyncio.Future[None]) -> None:
+        self._gathering = None
+        gathering.set_result(None)
+
     def offer(self, function: Callable[Concatenate[Store, P], Any], /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """
         Have C{function(store, …)} run when the database can, and never wait.  From
@@ -134,14 +154,6 @@ class StateThread:
         How the database is doing now.  From any thread.
         """
         return Health(self._problem, self._lost, len(self._offers))
-
-    def look(self) -> None:
-        """
-        Look for changes now rather than at the next turn.  From any thread.
-        """
-        with self._wake:
-            self._look = True
-            self._wake.notify()
 
     async def stop(self, patience: float = 2.0) -> bool:
         """
@@ -178,7 +190,7 @@ class StateThread:
         due, latest, polled = 0.0, 0.0, True
         while True:
             with self._wake:
-                while not (self._calls or self._stopping or self._look or self._may_write()):
+                while not (self._calls or self._stopping or self._may_write()):
                     left = due - time.monotonic()
                     if left <= 0:
                         break
@@ -187,12 +199,10 @@ class StateThread:
                 # while each call waits for the database's patience.
                 turn = polled or self._stopping or time.monotonic() < due
                 job = self._calls.popleft() if self._calls and turn else None
-                if self._look:
-                    self._look, due = False, 0.0
             if job is not None:
                 # What it changed is looked at when a glance can tell whether there is more: a look before that would
                 # need another one. Who calls all the time holds no look up for long.
-                answered = self._answer(*job)
+                answered = self._answer(job, due)
                 due, polled = min(time.monotonic() + FRESH, latest) if answered else 0.0, False
             elif self._stopping:
                 break
@@ -212,30 +222,46 @@ class StateThread:
         return bool(self._offers) and self._problem is None
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[Store]:
+    def _opened(self) -> Iterator[tuple[Store, int]]:
         """
-        The store, on one connection.
+        The store, on one connection, and its counter of changes.
         """
         if self._store is None:
             self._store = self.opens()
         with self._store.database.at_once():
-            born = self._store.database.born()
+            born, version = self._store.database.marks()
             if self.born is None:
                 self.born = born
             elif born != self.born:
                 raise ReplacedStateError(self._store.database.shown)
-            yield self._store
+            yield self._store, version
 
-    def _answer(self, function: Callable[[Store], Any], future: asyncio.Future[Any]) -> bool:
-        result, error = None, None
+    def _answer(self, job: _Call, due: float) -> bool:
+        """
+        Answer a call, and while all goes well those that come with it; whether all went well.
+
+        They hear of it when the connection is closed: what it leaves beside the file is gone then.
+        """
+        until = min(due, time.monotonic() + _TOGETHER)
+        answered: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        current: _Call | None = job
         try:
-            with self._opened() as store:
-                result = function(store)
-        except BaseException as caught:
-            error = caught
+            with self._opened() as (store, _):
+                while current is not None:
+                    function, future = current
+                    answered.append((future, function(store), None))
+                    current = self._another(until)
+        except BaseException as error:
+            if current is not None:
+                answered.append((current[1], None, error))
         assert self._loop is not None
-        _tell(self._loop, future, result, error)
-        return error is None
+        for future, result, failed in answered:
+            _tell(self._loop, future, result, failed)
+        return current is None
+
+    def _another(self, until: float) -> _Call | None:
+        with self._wake:
+            return self._calls.popleft() if self._calls and time.monotonic() < until else None
 
     def _nothing_new(self) -> bool:
         """
@@ -252,8 +278,8 @@ class StateThread:
         try:
             # Before the look: what comes meanwhile is seen at the next one.
             glance = None if self._store is None else self._store.database.glance()
-            with self._opened() as store:
-                snapshot = None if store.version() == self._version else store.snapshot()
+            with self._opened() as (store, version):
+                snapshot = None if version == self._version else store.snapshot()
                 told, changes = (self._told, []) if snapshot is None else _since(store, self._told)
         except Exception as error:
             self._looked_at = None
@@ -295,7 +321,7 @@ class StateThread:
             return True
         job = self._offers[0]
         try:
-            with self._opened() as store:
+            with self._opened() as (store, _):
                 job(store)
         except StateError as error:
             self._failed(error)

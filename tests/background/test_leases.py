@@ -23,6 +23,9 @@ class Thread:
         self.lots: list[list[str]] = []
         self.answer = answer
 
+    async def together(self) -> None:
+        await asyncio.sleep(0)
+
     async def call(self, function: Any, leases: list[Lease]) -> Any:
         self.lots.append([lease.name for lease in leases])
         await asyncio.sleep(0)

@@ -362,6 +362,57 @@ def test_an_unreachable_state_stops_nothing(caplog: pytest.LogCaptureFixture):
     assert 1 == caplog.text.count("can be reached again")
 
 
+def test_holders_renew_on_the_same_beat():
+    """
+    Loops that began at different times renew together, and the database is opened once for all of them.
+
+    Seen to fail where each counted from its own start: the second was due 0.9 s after the first.
+    """
+
+    async def case(bench: _Bench) -> None:
+        first = bench.supervisor
+        second = attrs.evolve(first, leases=_Leases(), boot="b")
+        bench.now = 0.7
+        await bench.settle(first)
+        bench.now = 1.6
+        await bench.settle(second)
+        for bench.now in (1.99, 2.01):
+            await bench.settle(first)
+            await bench.settle(second)
+            renewed.append([each._mine.renewals for each in (first, second)])
+
+    renewed: list[list[int]] = []
+    _run(case)
+
+    assert [[0, 0], [1, 1]] == renewed
+
+
+def test_a_holder_sleeps_until_it_renews():
+    """
+    It is woken for everything else; who waits for a lease, or for the database, must look.
+
+    Seen to fail where a holder looked ten times in its patience, all day, for what a clock could tell it.
+    """
+
+    async def case(bench: _Bench) -> None:
+        waiting = bench.supervisor._pause()
+        await bench.settle()
+        holding = bench.supervisor._pause()
+        ended = bench.loops[Side.LEGACY].ended
+        assert ended is not None
+        ended(RuntimeError("first"))
+        resting = bench.supervisor._pause()
+        bench.leases.gone = True
+        bench.now = 3.0
+        await bench.settle()
+        pauses.extend([waiting, holding, resting, bench.supervisor._pause()])
+
+    pauses: list[float] = []
+    _run(case)
+
+    assert [0.5, 2.0, 0.5, 0.5] == [round(pause, 2) for pause in pauses]
+
+
 def test_closing_drains_and_releases():
     """
     A process that stops gives the lease back, so that the next one need not wait.

@@ -43,6 +43,7 @@ WORKERS = 10
 NAPS = 100
 LOCAL = ("table", "inline", "asyncio", "thread")
 BROKERS = ("celery", "rq", "dramatiq")
+LOOPS = ("consumer", "rescue", "daily_report", "cache_refresh", "cleanup")
 COMMANDS = {
     "celery": [["-m", "celery", "-A", "tests.benchmarks.napping", "worker", "-P", "threads", "-c", str(WORKERS)]],
     "dramatiq": [["-m", "dramatiq", "tests.benchmarks.napping", "-p", "1", "-t", str(WORKERS)]],
@@ -244,13 +245,15 @@ def nothing(engines: list[str], folder: Path, redis: Redis) -> None:
 
 
 @contextmanager
-def server(name: str, folder: Path, **settings: str) -> Iterator[tuple[http.client.HTTPConnection, Database, int]]:
+def server(
+    name: str, folder: Path, more: str = "", **settings: str
+) -> Iterator[tuple[http.client.HTTPConnection, Database, int]]:
     """
-    A real server, a connection to it that is kept, its database and its process.
+    A real server, with `more` in its policy, a connection to it that is kept, its database and its process.
     """
     [target] = [each for each in TARGETS if each.name == name]
     folder.mkdir()
-    made = start(target, folder, settings).listening()
+    made = start(target, folder, settings, more=more).listening()
     database = Database(f"sqlite:///{folder / 'data' / 'jobs.db'}")
     connection = http.client.HTTPConnection(*made.address, timeout=30)
     try:
@@ -324,7 +327,8 @@ def pickup(engines: list[str], folder: Path, redis: Redis) -> None:
 
 def idle(engines: list[str], folder: Path, redis: Redis) -> None:
     """
-    The processor's time of a server that nobody asks, over half a minute.
+    The processor's time of a server that nobody asks, over half a minute: each application alone, both in the harness,
+    each with its loops, and there with the loops that the harness gives one owner.
     """
     ticks = os.sysconf("SC_CLK_TCK")
 
@@ -332,8 +336,16 @@ def idle(engines: list[str], folder: Path, redis: Redis) -> None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / ticks
 
-    for name in ("modern", "legacy", "owned-legacy", "owned-modern"):
-        with server(name, folder / f"idle-{name}") as (_, _, pid):
+    handed = "".join(f'[[loop]]\nname = "{loop}"\nlegacy = "service:{loop}"\nmodern = "{loop}"\n' for loop in LOOPS)
+    cases = {
+        "modern": ("modern", ""),
+        "legacy": ("legacy", ""),
+        "both, legacy answers": ("owned-legacy", ""),
+        "both, modern answers": ("owned-modern", ""),
+        "both, each loop with one owner": ("owned-legacy", handed),
+    }
+    for number, (name, (target, more)) in enumerate(cases.items()):
+        with server(target, folder / f"idle-{number}", more) as (_, _, pid):
             time.sleep(3.0)
             before, began = spent(pid), time.monotonic()
             time.sleep(30.0)

@@ -1,0 +1,18 @@
+"""
+Owns the beat: the moments that the timers of an idle server share, however different the times at which they began.
+
+Refuses: to look at a clock.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def next_beat(now: float, every: float) -> float:
+    """
+    The first moment after C{now} that is a multiple of C{every}, all in seconds of one clock.
+
+    Who waits for beats of 2 s wakes together with all others who do, and every second time with who waits for 4.
+    """
+    return (math.floor(now / every) + 1) * every

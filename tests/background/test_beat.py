@@ -1,0 +1,19 @@
+"""
+The moments that an idle server's timers share.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.background.beat import next_beat
+
+
+@pytest.mark.parametrize(
+    ("now", "every", "then"), [(0.0, 2.0, 2.0), (1.999, 2.0, 2.0), (2.0, 2.0, 4.0), (5.0, 4.0, 8.0)]
+)
+def test_the_next_moment_is_a_multiple_and_later_than_now(now: float, every: float, then: float) -> None:
+    """
+    Whenever somebody begins to wait, the end is the same for all.
+    """
+    assert then == next_beat(now, every)
