@@ -142,7 +142,9 @@ class Relay:
     async def _look_for_overtaken(self) -> None:
         database, outbox = self._services.database, self._services.outbox
         found = await database.look(lambda connection: outbox.reached(connection, self._engine))
-        reached = self._reached = max(self._reached, found or "")
+        # After the clock was set back, moments that are still to come say nothing of what is given from now on.
+        now = as_text(self._services.clock.now())
+        reached = self._reached = max(moment for moment in (self._reached, found or "", "") if moment <= now)
         if not reached:
             return
         lost = await database.look(

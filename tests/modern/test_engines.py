@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -439,6 +440,38 @@ def test_a_broker_that_was_silent_for_a_moment_gets_one_message_again(tmp_path: 
                 await line.fill()
             assert [*ids[1:], ids[0]] == line.waiting
             await finish(made, held)
+
+    run(scenario())
+
+
+def test_a_clock_that_is_set_back_loses_no_message(tmp_path: Path) -> None:
+    """
+    The wall clock goes back by an hour: what a broker is given from then on isn't older than what ran before.
+
+    Seen to fail where the latest moment that was ever reached stayed it: each message was taken for lost at once, and
+    sent a second time, for an hour.
+    """
+
+    async def scenario() -> None:
+        clock = SteppedClock()
+        async with services(tmp_path, clock) as made:
+            line = Line(made)
+            old = [await add(made, engine="celery") for _ in range(5)]
+            await line.fill()
+            held = await hear(made, line.waiting.pop(0))
+            clock.step(3.0)
+            await line.fill()
+            await finish(made, held)
+            clock.moment -= timedelta(hours=1)
+            new = [await add(made, engine="celery") for _ in range(10)]
+            await line.fill()
+            for _ in range(5):
+                held = await hear(made, line.waiting.pop(4))
+                clock.step(3.0)
+                await line.fill()
+                await finish(made, held)
+
+            assert [*old[1:], *new[5:]] == line.waiting
 
     run(scenario())
 
