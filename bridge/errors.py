@@ -110,7 +110,7 @@ class StateUnavailableError(StateError):
         url: str,
         doing: str,
         cause: str,
-        remedy: str = "Check that it exists and is writable, and that nothing holds it locked.",
+        remedy: str = "Check that it exists and is writable.",
     ) -> None:
         super().__init__(f"The state database {url} can't {doing}: {cause}. {remedy}")
         self.url = url

@@ -1,20 +1,15 @@
 """
 Owns the way into the state database: its engine, its transactions, its errors.
 
-SQLite is in WAL mode, a writing transaction begins with C{BEGIN IMMEDIATE} (a read
-that turns into a write is "locked" at once, whatever the timeout), and a file that
-was taken away is an error, never silently a new one: each transaction opens it anew.
-PostgreSQL gives up on locks, statements and dead peers after the same patience.
+How SQLite's file is opened is C{sqlite_file}'s.  PostgreSQL gives up on locks,
+statements and dead peers after the same patience.
 
 Refuses: to run on an event loop's thread by itself; every call here may block.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
-import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -26,17 +21,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from bridge.errors import DamagedStateError, NewerStateError, StateError, StateUnavailableError
 from bridge.state import schema
+from bridge.state.holders import holders
+from bridge.state.sqlite_file import Still, glance, sqlite_engine
 
 _MARKS = sa.select(schema.meta.c.name, schema.meta.c.value).where(schema.meta.c.name.in_(("born", "changes")))
 
-FRESH = 0.1
-"""
-Seconds after a write in which a glance can't tell whether there was another one.
-"""
+_META = ("schema", "changes", "born")
 
 _NO_COUNTER = "it has lost its counter of changes"
 
@@ -62,21 +55,7 @@ class Database:
         What stays the same while nobody writes: how the files look from outside.  None where that can't be told, or
         not yet.  No connection is kept for it: its log would outlive the file, and spoil one that takes its place.
         """
-        if self.path is None:
-            return None
-        try:
-            found = self.path.stat()
-        except OSError:
-            return None
-        try:
-            ahead: os.stat_result | None = os.stat(f"{self.path}-wal")
-        except OSError:
-            ahead = None
-        files = [found] if ahead is None else [found, ahead]
-        # A clock of files may stand still for some milliseconds, and two writes look like one.
-        if any(abs(time.time() - each.st_mtime) < FRESH for each in files):
-            return None
-        return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in files)
+        return None if self.path is None else glance(self.path)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -84,7 +63,7 @@ class Database:
         All transactions that this thread makes inside share a connection: opening one costs more than most that is done
         with it.  For what takes a moment, because a file that is taken away meanwhile isn't missed.
         """
-        with self._explained("be read"):
+        with self._explained("be opened"):
             connection = self.engine.connect()
         self._kept.connection = connection
         try:
@@ -107,7 +86,19 @@ class Database:
         One consistent view.  C{doing} completes "can't …" in an error.
         """
         with self._explained(doing), self._connected(writes=False) as connection, connection.begin():
-            yield connection
+            try:
+                yield connection
+            finally:
+                self._check_still(connection, doing)
+
+    def _check_still(self, connection: sa.Connection, doing: str) -> None:
+        """
+        Refuse what was read without locks while somebody wrote: it may be of two moments, or look damaged.
+        """
+        opened = connection.connection.driver_connection
+        if isinstance(opened, Still) and self.glance() != opened.seen:
+            cause = "it was written meanwhile, through another mount than this read-only one"
+            raise StateUnavailableError(self.shown, doing, cause, "Try again.")
 
     @contextmanager
     def writing(self, doing: str) -> Iterator[sa.Connection]:
@@ -122,7 +113,7 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            raise _explained(self.shown, doing, _first_line(error.orig)) from error
+            raise _explained(self.shown, doing, _first_line(error.orig), self.path) from error
         except SQLAlchemyError as error:
             raise StateUnavailableError(self.shown, doing, _first_line(error)) from error
 
@@ -140,6 +131,10 @@ class Database:
 
         @raise NewerStateError: If a later version made them.
         """
+        # Who only wants to move a route isn't told that a locked state can't be set up.
+        with self.reading("be read") as connection:
+            if self._check(connection) and self._complete(connection):
+                return
         with self.writing("be set up") as connection:
             if connection.dialect.name == "postgresql":
                 # Two processes that start at once would both see no tables.
@@ -148,9 +143,17 @@ class Database:
             schema.metadata.create_all(connection)
             # Small enough for any database's numbers, and no other database has it.
             born = secrets.randbits(62)
-            for name, value in (("schema", schema.SCHEMA), ("changes", 0), ("born", born)):
+            for name, value in zip(_META, (schema.SCHEMA, 0, born), strict=True):
                 row = self.insert(schema.meta).values(name=name, value=value)
                 connection.execute(row.on_conflict_do_nothing())
+
+    def _complete(self, connection: sa.Connection) -> bool:
+        """
+        Whether nothing is missing that a later version of this schema has added.
+        """
+        if not set(schema.metadata.tables) <= set(sa.inspect(connection).get_table_names()):
+            return False
+        return set(_META) <= set(connection.scalars(sa.select(schema.meta.c.name)))
 
     def check(self) -> None:
         """
@@ -238,7 +241,7 @@ def connect(text: str, create: bool, patience: float) -> Database:
     try:
         match url.get_backend_name():
             case "sqlite":
-                engine, path = _sqlite(url, shown, create, patience)
+                engine, path = sqlite_engine(url, shown, create, patience)
             case "postgresql":
                 engine = _postgresql(url, patience)
             case other:
@@ -248,67 +251,6 @@ def connect(text: str, create: bool, patience: float) -> Database:
             f"The driver {error.name} for {shown} isn't installed. Run: pip install 'bgserver[postgres]'"
         ) from None
     return Database(engine, shown, path)
-
-
-def _sqlite(url: URL, shown: str, create: bool, patience: float) -> tuple[sa.Engine, Path]:
-    if not url.database or url.database == ":memory:":
-        raise StateError(f"{shown} would be forgotten at the end: name a file, like sqlite:///bgserver.db.")
-    path = Path(url.database).absolute()
-    if create and not path.exists():
-        try:
-            sqlite3.connect(path, timeout=patience).close()
-            # connect() alone makes no file before something is written.
-            path.touch()
-        except (sqlite3.Error, OSError) as error:
-            raise StateUnavailableError(shown, "be made", str(error)) from error
-
-    def opened() -> sqlite3.Connection:
-        # mode=rw: a file that is gone is an error, not a new and empty state.
-        still = _still(path)
-        uri = f"{path.as_uri()}?{'immutable=1' if still else 'mode=rw'}"
-        connection = sqlite3.connect(uri, timeout=patience, uri=True, isolation_level=None)
-        if still:
-            return connection
-        try:
-            _write_ahead(connection, patience)
-            connection.execute("PRAGMA synchronous=FULL")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    engine = sa.create_engine("sqlite://", creator=opened, poolclass=NullPool)
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get("bgserver_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine, path
-
-
-def _still(path: Path) -> bool:
-    """
-    Whether nobody on this mount can be writing that file, and all that was written is in it: SQLite would make a file
-    beside it, or refuse to read.  Who writes it through another mount of the same folder isn't seen.
-    """
-    try:
-        return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not Path(f"{path}-wal").exists()
-    except OSError:
-        return False
-
-
-def _write_ahead(connection: sqlite3.Connection, patience: float) -> None:
-    # Of several processes that turn a new file to WAL at once, all but one are told
-    # "locked" without waiting: SQLite's own timeout doesn't cover this.
-    until = time.monotonic() + patience
-    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
 
 
 def _postgresql(url: URL, patience: float) -> sa.Engine:
@@ -329,12 +271,16 @@ _REMEDIES = (
     ("full", "Make room where it lies; nothing of it is lost meanwhile."),
     ("disk I/O", "Look whether the disk where it lies is full or broken; what is in it stays."),
     ("readonly database", "Run this as the user that the server runs as, who may write the file and its folder."),
+    ("locked", "Another program is writing it: wait until that is done, or end it, and try again."),
+    ("lock timeout", "Another transaction holds it: pg_stat_activity shows which; try again when that is over."),
     ("connection", "Check that PostgreSQL runs there, and that the URL has the right host, user and database."),
 )
 _DAMAGED = ("not a database", "malformed", "no such table", "no such column")
 
 
-def _explained(shown: str, doing: str, cause: str) -> StateUnavailableError:
+def _explained(shown: str, doing: str, cause: str, path: Path | None = None) -> StateUnavailableError:
+    who = ", ".join(holders(path)) if path is not None and "locked" in cause else ""
+    cause = f"{cause}, by {who}" if who else cause
     if any(word in cause for word in _DAMAGED):
         return DamagedStateError(shown, doing, cause)
     for word, remedy in _REMEDIES:

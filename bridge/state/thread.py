@@ -25,7 +25,7 @@ import attrs
 
 from bridge.errors import ReplacedStateError, StateError
 from bridge.routing import Stage
-from bridge.state.database import FRESH
+from bridge.state.sqlite_file import FRESH
 from bridge.state.stages import Change, Snapshot
 from bridge.state.store import Store
 
@@ -39,7 +39,7 @@ _TOLD = 50
 # Seconds between two whole looks, whatever a glance shows.
 _WHOLE = 5.0
 
-# Seconds that those wait for each other who ask together, and in which further calls are answered on one connection.
+# Seconds that those wait for each other who ask together.
 _TOGETHER = 0.02
 
 log = logging.getLogger("bridge.state")
@@ -202,7 +202,7 @@ class StateThread:
             if job is not None:
                 # What it changed is looked at when a glance can tell whether there is more: a look before that would
                 # need another one. Who calls all the time holds no look up for long.
-                answered = self._answer(job, due)
+                answered = self._answer(job)
                 due, polled = min(time.monotonic() + FRESH, latest) if answered else 0.0, False
             elif self._stopping:
                 break
@@ -236,32 +236,32 @@ class StateThread:
                 raise ReplacedStateError(self._store.database.shown)
             yield self._store, version
 
-    def _answer(self, job: _Call, due: float) -> bool:
+    def _answer(self, job: _Call) -> bool:
         """
-        Answer a call, and while all goes well those that come with it; whether all went well.
+        Answer a call, and while all goes well those that came with it; whether all went well.
 
         They hear of it when the connection is closed: what it leaves beside the file is gone then.
         """
-        until = min(due, time.monotonic() + _TOGETHER)
         answered: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
-        current: _Call | None = job
+        lot = deque([job])
         try:
             with self._opened() as (store, _):
-                while current is not None:
-                    function, future = current
-                    answered.append((future, function(store), None))
-                    current = self._another(until)
+                with self._wake:
+                    # Not what comes later: a file that is taken away is missed when it's opened the next time.
+                    lot.extend(self._calls)
+                    self._calls.clear()
+                while lot:
+                    answered.append((lot[0][1], lot[0][0](store), None))
+                    lot.popleft()
         except BaseException as error:
-            if current is not None:
-                answered.append((current[1], None, error))
+            if lot:
+                answered.append((lot.popleft()[1], None, error))
+        with self._wake:
+            self._calls.extendleft(reversed(lot))
         assert self._loop is not None
         for future, result, failed in answered:
             _tell(self._loop, future, result, failed)
-        return current is None
-
-    def _another(self, until: float) -> _Call | None:
-        with self._wake:
-            return self._calls.popleft() if self._calls and time.monotonic() < until else None
+        return not answered or answered[-1][2] is None
 
     def _nothing_new(self) -> bool:
         """

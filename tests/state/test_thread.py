@@ -358,7 +358,7 @@ def test_trouble_is_known_however_many_call(tmp_path: Path) -> None:
 
         await asyncio.gather(*(insist() for _ in range(50)))
 
-        assert "can't be read" in str(world.thread.health().problem)
+        assert "can't be opened" in str(world.thread.health().problem)
         assert asked < 200
 
     in_world(tmp_path, play)
