@@ -83,9 +83,10 @@ class BackgroundWorker(Crew):
         Wait for C{wake}, for another process's work, or C{pause} seconds.
         """
         end = time.monotonic() + pause
-        glance = GLANCE if time.monotonic() - self._busy < LULL else RARELY
         if self.jobs.database.flavour != "sqlite":
             glance = pause
+        else:
+            glance = GLANCE if time.monotonic() - self._busy < LULL else RARELY
         while (left := end - time.monotonic()) > 0:
             if self._awake.wait(min(glance, left)) or self._changed():
                 return

@@ -114,7 +114,7 @@ class StallWatch:
 
     def stop(self) -> None:
         """
-        Stop both. The thread ends by itself within half the threshold.
+        Stop both. The thread is woken and ends by itself; nobody waits for it.
         """
         self._stop.set()
         if self._timer is not None:
