@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from legacy_twisted.tasks import timestamp
 
-BEAT = 5.0  # seconds between two signs of life
+AGAIN = 5.0  # seconds until a row that couldn't be written is tried again
 
 
 def startTime(pid):
@@ -43,24 +43,27 @@ class Presence(service.Service):
     """
 
     log = Logger()
-    _beating = None
+    _arriving = None
 
     def __init__(self, jobs):
         self.jobs = jobs
 
     def startService(self):
         service.Service.startService(self)
-        self._arrived = False
         self._looping = task.LoopingCall(self.tick)
         self._looping.clock = self.jobs.reactor
-        self._beating = self._looping.start(BEAT)
+        self._arriving = self._looping.start(AGAIN)
 
     def tick(self):
         """
-        Never fails: a LoopingCall would end at the first error.
+        Until the row is there.  Never fails: a LoopingCall would end at the
+        first error.
         """
-        beating = self.jobs.database.write(self.beat if self._arrived else self.arrive)
-        return beating.addErrback(lambda why: self.log.failure("No presence noted", why))
+        arriving = self.jobs.database.write(self.arrive)
+        return arriving.addCallbacks(
+            lambda _: self._looping.running and self._looping.stop(),
+            lambda why: self.log.failure("No presence noted", why),
+        )
 
     def arrive(self, connection):
         pid = os.getpid()
@@ -73,19 +76,13 @@ class Presence(service.Service):
             start_time=startTime(pid),
             now=timestamp(),
         )
-        self._arrived = True
-
-    def beat(self, connection):
-        connection.execute(
-            "UPDATE processes SET beats = beats + 1 WHERE boot_id = :boot", boot=self.jobs.boot
-        )
 
     @defer.inlineCallbacks
     def stopService(self):
         service.Service.stopService(self)
         if self._looping.running:
             self._looping.stop()
-        yield self._beating
+        yield self._arriving
         yield self.jobs.database.write(self.leave)
 
     def leave(self, connection):

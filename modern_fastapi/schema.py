@@ -201,7 +201,9 @@ class Process(Base):
     pid: Mapped[int]
     start_time: Mapped[str]
     side: Mapped[str]
-    beats: Mapped[int] = mapped_column(Long)
+    # Nobody reads it, and it isn't written any more. Until none is left that does, it can't be dropped: an earlier
+    # version's write would fail, and with it the heartbeats of its tasks, which stand in the same transaction.
+    beats: Mapped[int] = mapped_column(Long, server_default="0")
     started_at: Mapped[str]
 
 

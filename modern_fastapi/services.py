@@ -7,7 +7,6 @@ Nothing here opens a file or a connection before ``open``, so that making an app
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import socket
@@ -17,8 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, insert, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import delete, insert
 
 from .bell import Bell
 from .clock import Clock, SystemClock, as_text, from_text
@@ -98,31 +96,22 @@ class Services:
                     pid=os.getpid(),
                     start_time=start_time(os.getpid()),
                     side=SIDE,
-                    beats=0,
                     started_at=as_text(self.clock.now()),
                 )
             )
 
     async def pulse(self, first: float = 0.0) -> None:
         """
-        Says that this process lives, and the tasks that it runs: once a second, and more seldom while it runs none. It
-        begins after ``first`` seconds: a row that was just claimed needs no sign of life yet.
+        Says once a second that the tasks live that this process runs. It begins after ``first`` seconds: a row that was
+        just claimed needs no sign of life yet.
         """
         await asyncio.sleep(first)
-        for second in itertools.count():
+        while True:
             try:
-                if self.runner.running or second % 5 == 0:
-                    await self.runner.beat(self.say_alive)
+                await self.runner.beat()
             except Exception:
                 log.exception("the heartbeat failed; it goes on")
             await asyncio.sleep(1.0)
-
-    async def say_alive(self, connection: AsyncConnection) -> None:
-        """
-        Renews the row that says that this process lives.
-        """
-        alive = update(Process).where(Process.boot_id == self.boot_id).values(beats=Process.beats + 1)
-        await connection.execute(alive)
 
     async def hear_others(self) -> None:
         """

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from modern_fastapi.lanes import Work
-
 from .context import Cancelled, Released, Stopped, TaskContext
 from .rows import Claim
 from .together import Together
@@ -155,20 +153,17 @@ class Runner:
         if context is not None and context.attempts == claim.attempts:
             del self.running[claim.id]
 
-    async def beat(self, sign: Work[None]) -> None:
+    async def beat(self) -> None:
         """
-        In one transaction with ``sign``: renews all rows that run here and writes their progress down. Then it passes
-        on who should stop.
+        Renews all rows that run here and writes their progress down. Then it passes on who should stop.
         """
         contexts = dict(self.running)
-
-        async def renew(connection: AsyncConnection) -> dict[str, bool]:
-            await sign(connection)
-            if not contexts:
-                return {}
-            return await self._rows.beat(connection, {task_id: one.done for task_id, one in contexts.items()})
-
-        held = await self._services.database.work(renew, durable=False)
+        if not contexts:
+            return
+        done = {task_id: one.done for task_id, one in contexts.items()}
+        held = await self._services.database.work(
+            lambda connection: self._rows.beat(connection, done), durable=False
+        )
         for task_id, context in contexts.items():
             if task_id not in held:
                 context.stop(Released)

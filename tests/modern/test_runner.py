@@ -44,7 +44,7 @@ async def beat(made: Services) -> None:
     """
     One heartbeat.
     """
-    await made.runner.beat(made.say_alive)
+    await made.runner.beat()
 
 
 def test_timeout_is_a_failure(tmp_path: Path) -> None:
