@@ -12,7 +12,6 @@ Refuses: query strings, hosts and regular expressions.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import attrs
@@ -130,12 +129,13 @@ class Pattern:
 
         @raise KeyError: If there is no such parameter.
         """
-        return self.value_at(split(raw_path), self.place(name))
+        return self.value_at(raw_path, self.place(name))
 
-    def value_at(self, segments: Sequence[bytes], place: int) -> bytes:
+    def value_at(self, raw_path: bytes, place: int) -> bytes:
         """
-        The same for segments that have been split already.
+        The same, where it is known in which segment it stands.
         """
+        segments = split(raw_path)
         if isinstance(self.segments[place], Rest):
             return b"/".join(segments[place:])
         return segments[place]

@@ -8,7 +8,6 @@ request, which the caller answers for through L{Asks}.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
@@ -142,7 +141,7 @@ class Fate:
     place: int
     sample: float = 1.0
 
-    def choose(self, segments: Sequence[bytes], asks: Asks) -> Decision:
+    def choose(self, raw_path: bytes, asks: Asks) -> Decision:
         """
         Settle the canary's side and the sample, in that order.
         """
@@ -154,7 +153,7 @@ class Fate:
         elif route.stage is Stage.CANARY:
             if self.place >= 0:
                 assert route.pattern is not None
-                subject = route.pattern.value_at(segments, self.place)
+                subject = route.pattern.value_at(raw_path, self.place)
             else:
                 subject = asks.subject(route.selector)
             # Nobody would be a herd: without a subject, stay.

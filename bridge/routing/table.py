@@ -20,11 +20,12 @@ import difflib
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import attrs
 
 from bridge.errors import PatternError, RouteConflictError, UnknownRouteError
-from bridge.routing.pattern import Literal, Pattern, Rest, split
+from bridge.routing.pattern import Literal, Pattern, Rest
 from bridge.routing.route import Asks, Decision, Fate, Route, fate
 from bridge.routing.stage import Effects
 
@@ -39,7 +40,7 @@ def _nothing(segments: Sequence[bytes]) -> tuple[()]:
 @attrs.frozen
 class _Shape:
     """
-    The patterns with literals in the same places, by those literals.
+    The patterns with literals in the same places, by those literals; places count from 1.
     """
 
     key: Callable[[Sequence[bytes]], Any]
@@ -53,9 +54,9 @@ def _kinds(pattern: Pattern) -> tuple[int, ...]:
 
 
 def _shape(kinds: tuple[int, ...]) -> _Shape:
-    literals = [place for place, kind in enumerate(kinds) if kind == 0]
+    literals = [place for place, kind in enumerate(kinds, 1) if kind == 0]
     key = operator.itemgetter(*literals) if literals else _nothing
-    return _Shape(key, tuple(place for place, kind in enumerate(kinds) if kind == 1), {})
+    return _Shape(key, tuple(place for place, kind in enumerate(kinds, 1) if kind == 1), {})
 
 
 @attrs.frozen
@@ -65,31 +66,49 @@ class _Index:
 
     @ivar plain: Whole raw paths that name a pattern of literals exactly: such a
         path has no escapes, so it needs no splitting.
-    @ivar shapes: For each number of segments, the shapes that could match, the
-        most exact first.
-    @ivar beyond: The same for more segments than any pattern has.
+    @ivar under: The same for patterns whose only parameter is their last segment, by
+        what stands before its slash. Of as many segments, only literals are more exact.
+    @ivar shapes: For each number of parts that the slashes make, which is one more than
+        there are segments, the shapes that could match, the most exact first.
+    @ivar beyond: The same for more parts than any pattern has.
     """
 
     plain: dict[bytes, int]
+    under: dict[bytes, int]
     shapes: tuple[tuple[_Shape, ...], ...]
     beyond: tuple[_Shape, ...]
 
-    def find(self, segments: Sequence[bytes]) -> int | None:
+    def find(self, raw_path: bytes) -> int | None:
+        """
+        The route of a path that C{plain} hasn't.
+        """
+        # An escape may spell a literal.
+        if raw_path.find(b"%") >= 0:
+            segments = [unquote_to_bytes(segment) for segment in raw_path.split(b"/")]
+        else:
+            head, slash, last = raw_path.rpartition(b"/")
+            found = self.under.get(head)
+            if found is not None and last and slash:
+                return found
+            segments = raw_path.split(b"/")
+        # What stands before the first slash is nothing, and stays: to take it off costs more.
+        if segments[0]:
+            return None
         count = len(segments)
-        shapes = self.shapes[count] if count < len(self.shapes) else self.beyond
-        empty = b"" in segments
-        for shape in shapes:
+        for shape in self.shapes[count] if count < len(self.shapes) else self.beyond:
             found = shape.routes.get(shape.key(segments))
-            if found is None:
-                continue
-            if empty and not all(segments[place] for place in shape.parameters):
-                continue
-            return found
+            if found is not None:
+                for place in shape.parameters:
+                    if not segments[place]:
+                        break
+                else:
+                    return found
         return None
 
 
 def _index(method: bytes, numbers: Iterable[int], patterns: Sequence[Pattern]) -> _Index:
     plain: dict[bytes, int] = {}
+    under: dict[bytes, int] = {}
     made: dict[tuple[int, ...], _Shape] = {}
     for number in numbers:
         pattern = patterns[number]
@@ -97,15 +116,18 @@ def _index(method: bytes, numbers: Iterable[int], patterns: Sequence[Pattern]) -
         if kinds not in made:
             made[kinds] = _shape(kinds)
         shape = made[kinds]
-        key = shape.key([s.value if isinstance(s, Literal) else b"" for s in pattern.segments])
+        key = shape.key([b"", *(s.value if isinstance(s, Literal) else b"" for s in pattern.segments)])
         if key in shape.routes:
             other = patterns[shape.routes[key]]
             raise RouteConflictError(other.text, pattern.text, method.decode("ascii"))
         shape.routes[key] = number
+        values = [s.value for s in pattern.segments if isinstance(s, Literal)]
+        if any(b"/" in value or b"%" in value for value in values):
+            continue
         if not any(kinds):
-            values = [s.value for s in pattern.segments if isinstance(s, Literal)]
-            if not any(b"/" in value or b"%" in value for value in values):
-                plain[b"/" + b"/".join(values)] = number
+            plain[b"/" + b"/".join(values)] = number
+        elif kinds[-1] == 1 and not any(kinds[:-1]):
+            under[b"/".join([b"", *values])] = number
     longest = max((len(kinds) for kinds in made), default=0)
     ordered = sorted(made)
 
@@ -114,8 +136,8 @@ def _index(method: bytes, numbers: Iterable[int], patterns: Sequence[Pattern]) -
             made[kinds] for kinds in ordered if len(kinds) == count or (kinds[-1] == 2 and len(kinds) <= count)
         )
 
-    shapes = tuple(reach(count) for count in range(longest + 1))
-    return _Index(plain, shapes, reach(longest + 1))
+    shapes = ((), *(reach(count) for count in range(longest + 1)))
+    return _Index(plain, under, shapes, reach(longest + 1))
 
 
 @attrs.frozen(eq=False)
@@ -205,19 +227,17 @@ class RouteTable:
         """
         index = self._indexes.get(method)
         number: int | None = None
-        segments: Sequence[bytes] = ()
         if index is not None:
             number = index.plain.get(raw_path)
-            if number is None and raw_path[:1] == b"/":
-                segments = split(raw_path)
-                number = index.find(segments)
+            if number is None:
+                number = index.find(raw_path)
         if number is not None:
             found = self._fates[number]
         else:
             found = self._reads if method in (b"GET", b"HEAD") else self._writes
         if found.fixed is not None:
             return found.fixed
-        return found.choose(segments, asks)
+        return found.choose(raw_path, asks)
 
     def route(self, name: str) -> Route:
         """

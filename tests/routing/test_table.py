@@ -181,12 +181,24 @@ def test_a_parameter_takes_no_empty_segment_and_a_trailing_slash_is_another_path
     assert name_of(table, b"GET", b"/f") == "default"
 
 
-@pytest.mark.parametrize("raw_path", [b"*", b"", b"example.org:443", b"http://example.org/x"])
+@pytest.mark.parametrize("raw_path", [b"/%6cist", b"/f/%6cist"])
+def test_an_escaped_literal_is_more_exact_than_a_parameter_in_its_place(raw_path: bytes) -> None:
+    """
+    How a client spells a path changes nothing: seen to fail with the short way for a parameter at the end taken
+    without a look for escapes.
+    """
+    table = RouteTable.build([Route(f"GET {under}/{last}") for under in ("", "/f") for last in ("{name}", "list")])
+
+    assert name_of(table, b"GET", raw_path) == "GET " + raw_path.replace(b"%6c", b"l").decode()
+
+
+@pytest.mark.parametrize("raw_path", [b"*", b"", b"x", b"example.org:443", b"http://example.org/x"])
 def test_a_target_that_is_no_path_gets_the_default(raw_path: bytes) -> None:
     """
-    OPTIONS *, CONNECT's and absolute targets match no route.
+    OPTIONS *, CONNECT's and absolute targets match no route: seen to fail with a target without a slash taken for
+    the last segment.
     """
-    table = RouteTable.build([Route("GET /{rest:path}")])
+    table = RouteTable.build([Route("GET /{name}"), Route("GET /{rest:path}")])
 
     assert name_of(table, b"GET", raw_path) == "default"
 
