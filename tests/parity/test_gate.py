@@ -8,8 +8,9 @@ import attrs
 import pytest
 
 from bridge.config import GateConfig
+from bridge.dispatch import Dropped
 from bridge.parity import Action, Gate, Rules, Tally, judge
-from bridge.parity.tally import counts_of
+from bridge.parity.tally import OTHERWISE, UNLIKE, counts_of
 from bridge.routing import Effects, Stage
 from tests.parity.conftest import seen
 
@@ -277,3 +278,12 @@ def test_a_dropped_effect_is_counted_as_such():
     judged = judge(seen(effects=[Effect("row", "t:1")]), seen(), None, False)
 
     assert 1 == counts_of(judged, "live")["live.effects_differ"]
+
+
+def test_each_way_of_going_by_has_its_words():
+    """
+    Whatever is dropped is told where nothing is compared; only a server that stops has nothing to explain.
+
+    Seen to fail with a reason under another name than the one that is counted: it was told nowhere.
+    """
+    assert {each.value for each in Dropped} - {Dropped.CLOSED.value} == set(UNLIKE | OTHERWISE)
