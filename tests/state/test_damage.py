@@ -171,25 +171,52 @@ def test_a_state_that_is_written_through_another_mount_is_never_read_in_pieces(
     assert ({}, (1, shadowed), 77) == (before, meanwhile, after)
 
 
+def holding(path: Path, begin: str) -> subprocess.Popen[bytes]:
+    """
+    Another process in the middle of a transaction; it ends with its input.
+    """
+    script = (
+        f"import sqlite3; c = sqlite3.connect({str(path)!r}, isolation_level=None); c.execute({begin!r}); "
+        "c.execute('SELECT * FROM bgserver_meta').fetchall(); print('held', flush=True); input()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    return other
+
+
 def test_a_locked_state_is_called_locked_and_by_whom(store: Store, tmp_path: Path) -> None:
     """
     Who moves a route meanwhile reads what could not be done, which process holds it, and what helps.
 
-    Seen to fail where each opening set the state up: it "can't be set up", and nobody was named.
+    Seen to fail where each opening set the state up: it "can't be set up", and nobody was named; and where one that
+    only reads was named too.
     """
     path = tmp_path / "state.db"
-    holds = (
-        f"import sqlite3; c = sqlite3.connect({str(path)!r}, isolation_level=None); c.execute('BEGIN IMMEDIATE'); "
-        "print('held', flush=True); input()"
-    )
-    with subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None and other.stdin is not None
-        other.stdout.readline()
-        with pytest.raises(StateUnavailableError) as caught:
-            Store.open(f"sqlite:///{path}", patience=0.05).set_stage("GET /x", Stage.LIVE, who="ann", why="")
-        other.stdin.write(b"\n")
+    reader, writer = holding(path, "BEGIN"), holding(path, "BEGIN IMMEDIATE")
+    with pytest.raises(StateUnavailableError) as caught:
+        Store.open(f"sqlite:///{path}", patience=0.05).set_stage("GET /x", Stage.LIVE, who="ann", why="")
+    for other in (reader, writer):
+        other.communicate(b"\n")
 
-    assert "can't record that 'GET /x' moves to live: database is locked" in str(caught.value)
-    assert "wait until that is done" in str(caught.value)
+    said = str(caught.value)
+    assert "can't record that 'GET /x' moves to live: database is locked" in said
+    assert "wait until that is done" in said
+    assert str(reader.pid) not in said
     if sys.platform == "linux":
-        assert f"by process {other.pid} (python" in str(caught.value)
+        assert f"by process {writer.pid} (python" in said
+
+
+def test_nobody_else_is_blamed_for_a_lock_of_ones_own(store: Store, tmp_path: Path) -> None:
+    """
+    A server whose own thread writes is no other process.
+
+    Seen to fail where the process that asks was named.
+    """
+    own = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    own.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StateUnavailableError) as caught:
+        store.set_stage("GET /x", Stage.LIVE, who="ann", why="")
+    own.close()
+
+    assert "database is locked. Another program" in str(caught.value)
