@@ -46,6 +46,12 @@ GATE = "gate"
 The lease that makes one process of many the one that moves routes.
 """
 
+_GATE_PATIENCE = 10.0
+"""
+Seconds without a sign of life after which another process becomes the gate: what it judges takes longer to gather, and
+a breaker needs no gate.
+"""
+
 _log = logging.getLogger("bridge.gate")
 
 _SHADOWED = (Stage.SHADOW, Stage.CANARY, Stage.LIVE)
@@ -240,6 +246,7 @@ class Evidence:
             self.leases,
             boot,
             time.monotonic,
+            patience=_GATE_PATIENCE,
             level=logging.DEBUG,
         )
 
