@@ -19,5 +19,6 @@ A Twisted Site on uvicorn's transport or behind ASGI, and everything that listen
 - L{listen}: the listeners; binding, serving, draining. L{accepting}: how connections come.
 - L{access}: one access log for both sides.
 - L{lifespan}: one ASGI application's start-up and shutdown.
-- L{quicken}: what of twisted.web is replaced by something faster meanwhile; L{quick_request}: its Request's methods.
+- L{quicken}: what of twisted.web is replaced by something faster meanwhile; L{quick_request}: its Request's methods;
+  L{quick_file}: its files' producers.
 """

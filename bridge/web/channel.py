@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context, copy_context
+from io import BufferedReader
 from typing import Any, Protocol
 
 from twisted.python.failure import Failure
@@ -27,6 +28,7 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from twisted.web.server import Site
 
 from bridge.parity.observe import Ending, Headers
+from bridge.web.transport import LoopTransport
 
 RawHeaders = list[tuple[bytes, bytes]]
 # Above this, joining costs more than a second write.
@@ -291,6 +293,23 @@ class Channel(HTTPChannel):
         else:
             self._flush()
             self.transport.write(data)
+
+    def send_file(self, file: BufferedReader, most: int) -> int:
+        """
+        Send what comes next in a file, as bytes of the current answer that nobody looks at.
+
+        @param most: How many bytes at most.
+        @return: How many went; 0 where they have to be written, and at the file's end.
+        """
+        transport = self.transport
+        if (
+            type(transport) is not LoopTransport
+            or self._held is not None
+            or self.recorder is not None
+            or "write" in self.__dict__
+        ):
+            return 0
+        return transport.send_file(file, most)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self._flush()

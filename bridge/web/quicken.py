@@ -1,7 +1,8 @@
 """
 Owns what of C{twisted.web} is replaced by something faster while a front runs: the C{Date}
 of this second and the parsing of a form's C{Content-Type}, which are the same each time, the
-decoding of path segments that have nothing to decode, and the methods of L{quick_request}.
+decoding of path segments that have nothing to decode, and the methods of L{quick_request} and
+L{quick_file}.
 
 Refuses: to change an answer, to replace what an application replaced already, and to take
 back what it replaced since.
@@ -18,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 from twisted.web import http, server
 
+from bridge.web.quick_file import quick_producers
 from bridge.web.quick_request import quick_methods
 
 # Multipart types carry a boundary each, so there are many of them.
@@ -72,8 +74,13 @@ class Quickened:
             self._put(http, "_parseContentType", functools.lru_cache(_TYPES)(parse))
         if vars(server).get("unquote") is unquote_to_bytes:
             self._put(server, "unquote", _unquote)
-        for owner, name, quick in quick_methods():
+        methods = quick_methods()
+        for owner, name, quick in methods:
             self._put(owner, name, quick)
+        if methods:
+            # They go past Request.write, which is known now.
+            for owner, name, quick in quick_producers():
+                self._put(owner, name, quick)
 
     def end(self) -> None:
         """

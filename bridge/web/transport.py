@@ -11,9 +11,11 @@ Refuses: to parse, and to buffer anything itself.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from io import BufferedReader
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -86,6 +88,33 @@ class LoopTransport:
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         # Not writelines(): before 3.13.2 and 3.12.9 asyncio's tells nobody that the peer reads too slowly.
         self.write(b"".join(iovec))
+
+    def send_file(self, file: BufferedReader, most: int) -> int:
+        """
+        Have the system send what comes next in a regular file, without a look at it.
+
+        @param most: How many bytes at most.
+        @return: How many went, and by how much the file's position moved: 0 where earlier bytes still wait, the
+            socket has no room, the file is at its end, or anything fails. Whoever writes then learns which.
+        """
+        below = self._transport
+        if self.disconnected or self.disconnecting or self.protocol is not None or "write" in self.__dict__:
+            return 0
+        # The descriptor of a transport that closes may be another connection's already.
+        if below.is_closing() or below.get_write_buffer_size():
+            return 0
+        found = below.get_extra_info("socket")
+        if found is None:
+            return 0
+        try:
+            at = file.tell()
+            # No more than there is: older kernels would hold the last packet back for what was asked besides.
+            left = os.fstat(file.fileno()).st_size - at
+            size = os.sendfile(found.fileno(), file.fileno(), at, min(most, left)) if left > 0 else 0
+        except OSError:
+            return 0
+        file.seek(at + size)
+        return size
 
     def loseConnection(self, reason: object = None) -> None:
         self.disconnecting = True
