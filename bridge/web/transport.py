@@ -98,10 +98,8 @@ class LoopTransport:
             socket has no room, the file is at its end, or anything fails. Whoever writes then learns which.
         """
         below = self._transport
-        if self.disconnected or self.disconnecting or self.protocol is not None or "write" in self.__dict__:
-            return 0
         # The descriptor of a transport that closes may be another connection's already.
-        if below.is_closing() or below.get_write_buffer_size():
+        if below.is_closing() or below.get_write_buffer_size() or "write" in self.__dict__:
             return 0
         found = below.get_extra_info("socket")
         if found is None:

@@ -14,7 +14,9 @@ import gzip
 import io
 import os
 import random
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:twisted.web.resource:Deprecation
 SMALL = random.Random(1).randbytes(300_001)
 # More than two sockets take together.
 LONG = 24 << 20
+PATTERN = random.Random(2).randbytes(1 << 20)
 GET = b"GET /small HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -82,8 +85,7 @@ class Files:
         from twisted.web.static import File
 
         (folder / "small").write_bytes(SMALL)
-        with (folder / "long").open("wb") as file:
-            file.truncate(LONG)
+        (folder / "long").write_bytes(PATTERN * (LONG // len(PATTERN)))
         self.long = folder / "long"
         self.logged: list[int] = []
         self.ended: list[str] = []
@@ -197,11 +199,79 @@ async def test_a_slow_reader_gets_everything(either: Sends, tmp_path: Path) -> N
         assert not files.closed()
         assert [] == files.logged
 
-        assert (await client.rest()).endswith(b"\r\n\r\n" + SMALL)
+        rest = await client.rest()
+        assert rest.endswith(b"\r\n\r\n" + SMALL)
+        assert PATTERN * (LONG // len(PATTERN) - 1) in rest
 
         assert [LONG, len(SMALL)] == files.logged
         assert ["finished", "finished"] == files.ended
         assert files.closed()
+
+
+@on_loop
+async def test_what_was_written_goes_first(either: Sends, tmp_path: Path) -> None:
+    """
+    A socket may have room again before what waits for it in the transport has left.
+    """
+    files = Files(tmp_path)
+    async with serving(files.site) as served:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as plain:
+            plain.setblocking(False)
+            await loop.sock_connect(plain, ("127.0.0.1", served.port))
+            await loop.sock_sendall(plain, GET.replace(b"small", b"long"))
+            await stuck(files)
+            got = bytearray()
+            with suppress(BlockingIOError):
+                # The loop doesn't turn meanwhile.
+                while True:
+                    got += plain.recv(1 << 20)
+            files.requests[-1].producer.resumeProducing()
+            while len(got) < LONG:
+                got += await loop.sock_recv(plain, 1 << 20)
+
+        assert (tmp_path / "long").read_bytes().startswith(got.partition(b"\r\n\r\n")[2])
+
+
+@on_loop
+async def test_nothing_follows_the_end(either: Sends, tmp_path: Path) -> None:
+    """
+    A connection that the application closes gets no piece more.
+    """
+    from twisted.internet import reactor
+
+    counts: list[int] = []
+
+    def ends(request: Any) -> None:
+        counts.append(either.bytes)
+        request.loseConnection()
+        request.producer.resumeProducing()
+        counts.append(either.bytes)
+
+    def made(request: Any) -> None:
+        reactor.callLater(0, ends, request)  # type: ignore[attr-defined]
+
+    files = Files(tmp_path, made)
+    async with serving(files.site) as served:
+        client = await served.connect()
+        await client.send(GET.replace(b"small", b"long"))
+        await client.rest()
+
+        assert counts[0] == counts[1]
+        await until(lambda: files.ended)
+        assert files.closed()
+
+
+@on_loop
+async def test_what_only_twisted_understands(sends: Sends, tmp_path: Path) -> None:
+    """
+    From such a request on its own channel writes.
+    """
+    async with serving(Files(tmp_path).site) as served:
+        client = await served.connect()
+
+        assert (200, SMALL) == (await client.get("/small", "X-Folded: one\r\n two\r\n"))[::2]
+        assert 0 == sends.bytes
 
 
 @pytest.mark.parametrize("how", ["peer", "loseConnection", "abortConnection"])
