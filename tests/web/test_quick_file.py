@@ -3,8 +3,8 @@ What static.File answers goes from the file to the socket inside the kernel, whe
 nothing but the cost of it differs from what Twisted's producers write.
 
 Every exchange is held twice, once where C{sendfile} refuses each call and Twisted's own writes do it all.
-Seen to fail: without each of the conditions in `quick_file` and in both C{send_file}, one by one; with the file's
-position left where it was; and with a request's C{sentLength}, or a range's count, left alone.
+Seen to fail: without each of the conditions in `quick_file`, one by one; without a transport's own C{write}, or its
+end, being looked at; with what C{sendfile} raises passed on; and with the file's position left where it was.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ class Sends:
         self.bytes = 0
         self.stock = os.sendfile
         self.refuses = False
+        self.then: Callable[[], None] = lambda: None
 
     def __call__(self, *args: Any) -> int:
         if self.refuses:
             raise OSError("it would not")
         size = self.stock(*args)
         self.bytes += size
+        self.then()
         return size
 
 
@@ -234,31 +236,25 @@ async def test_what_was_written_goes_first(either: Sends, tmp_path: Path) -> Non
 
 
 @on_loop
-async def test_nothing_follows_the_end(either: Sends, tmp_path: Path) -> None:
+async def test_nothing_follows_the_end(sends: Sends, tmp_path: Path) -> None:
     """
     A connection that the application closes gets no piece more.
     """
-    from twisted.internet import reactor
+    files = Files(tmp_path)
+    sizes: list[int] = []
 
-    counts: list[int] = []
+    def ends() -> None:
+        sizes.append(sends.bytes)
+        files.requests[-1].loseConnection()
 
-    def ends(request: Any) -> None:
-        counts.append(either.bytes)
-        request.loseConnection()
-        request.producer.resumeProducing()
-        counts.append(either.bytes)
-
-    def made(request: Any) -> None:
-        reactor.callLater(0, ends, request)  # type: ignore[attr-defined]
-
-    files = Files(tmp_path, made)
+    sends.then = ends
     async with serving(files.site) as served:
         client = await served.connect()
         await client.send(GET.replace(b"small", b"long"))
         await client.rest()
-
-        assert counts[0] == counts[1]
         await until(lambda: files.ended)
+
+        assert [sends.bytes] == sizes
         assert files.closed()
 
 
