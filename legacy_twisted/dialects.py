@@ -61,6 +61,13 @@ def endOf(raw):
         raise
 
 
+def isBusy(error):
+    """
+    Whether SQLite says that another connection has the lock.
+    """
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
 class SQLite:
     """
     What is special about SQLite.
@@ -93,8 +100,21 @@ class SQLite:
 
     def opened(self, raw):
         raw.row_factory = sqlite3.Row
-        raw.execute("PRAGMA journal_mode = WAL")
+        self._writeAhead(raw)
         raw.execute("PRAGMA synchronous = FULL")
+
+    def _writeAhead(self, raw):
+        # Who turns a new file to it while another process does, or writes
+        # already, is told "locked" at once: the timeout doesn't cover this.
+        enough = time.monotonic() + SLICE
+        while True:
+            try:
+                raw.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if not isBusy(error) or time.monotonic() > min(enough, self.latest):
+                    raise
+            time.sleep(0.01)
 
     def connect(self):
         arguments, keywords = self.connectArguments()
@@ -125,8 +145,7 @@ class SQLite:
                 raw.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > min(enough, self.latest):
+                if not isBusy(error) or time.monotonic() > min(enough, self.latest):
                     raise
 
     def translate(self, sql):

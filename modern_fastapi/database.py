@@ -51,7 +51,6 @@ class Database:
             self.engine = create_async_engine(
                 address, connect_args=connecting, pool_size=pool, pool_reset_on_return=None
             )
-            event.listen(self.engine.sync_engine, "connect", _prepare)
             event.listen(self.engine.sync_engine, "begin", self._begin)
         self._threads: WeakSet[threading.Thread] = WeakSet()
         self.listeners: list[Callable[[], None]] = []
@@ -128,7 +127,7 @@ class Database:
             raise RuntimeError("the database is closed: who still works on it has to end before it")
 
     def _connect(self, *where: Any, **how: Any) -> aiosqlite.Connection:
-        made = _StoppedOnce(partial(sqlite3.connect, *where, **how), iter_chunk_size=64)
+        made = _Connection(*where, **how)
         # Each connection of the driver has a thread; until version 0.22 it is one.
         thread: Any = getattr(made, "_thread", made)
         # One whose user was cancelled may not keep a process that has to end.
@@ -137,9 +136,7 @@ class Database:
         return made
 
     def _make_engine(self) -> Engine:
-        engine = create_engine(make_url(self.url), connect_args=_SQLITE, poolclass=NullPool)
-        event.listen(engine, "connect", _prepare)
-        return engine
+        return create_engine(make_url(self.url), connect_args=_SQLITE, poolclass=NullPool)
 
     def insert(self, table: Any) -> postgresql.Insert | sqlite.Insert:
         """
@@ -178,21 +175,63 @@ class Database:
                 thread.join(max(0.0, latest - time.monotonic()))
 
 
-class _StoppedOnce(aiosqlite.Connection):
+class _Connection(aiosqlite.Connection):
     """
-    A connection whose thread is told to end once. The driver's own is told again by whoever closes it while his user is
-    cancelled for the second time: nobody answers that, and an event loop that waits for all its tasks never ends.
+    The driver's connection, stopped well. Its thread is told to end once: the driver's own is told again by whoever
+    closes it while his user is cancelled for the second time, nobody answers that, and an event loop that waits for all
+    its tasks never ends. And what was opened for a user who is cancelled meanwhile is closed.
     """
+
+    def __init__(self, *where: Any, **how: Any) -> None:
+        self._opened: sqlite3.Connection | None = None
+        super().__init__(partial(self._open, *where, **how), iter_chunk_size=64)
+
+    def _open(self, *where: Any, **how: Any) -> sqlite3.Connection:
+        self._opened = sqlite3.connect(*where, **how)
+        return self._opened
+
+    def _close_opened(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
 
     def stop(self) -> asyncio.Future[Any] | None:
-        return super().stop() if self._running else None
+        if not self._running:
+            return None
+        self._tx.put_nowait((None, self._close_opened))
+        return super().stop()
 
 
-class _Closing(sqlite3.Connection):
+class _Ours(sqlite3.Connection):
     """
-    A connection that ends its transaction when it is closed. SQLite keeps a closed one, and its lock, for as long as
-    any of its statements is held, as the traceback of whoever was cancelled may do.
+    A connection that writes ahead, begins transactions when it is told to, and ends its own when it is closed. SQLite
+    keeps a closed one, and its lock, for as long as any of its statements is held, as the traceback of whoever was
+    cancelled may do.
     """
+
+    def __init__(self, *where: Any, **how: Any) -> None:
+        super().__init__(*where, **how)
+        try:
+            # The driver would begin transactions by itself, and only at the first write.
+            self.isolation_level = None
+            self._write_ahead()
+            self.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            self.close()
+            raise
+
+    def _write_ahead(self) -> None:
+        # Who turns a new file to it while another process does, or writes already, is told "locked" at once: SQLite's
+        # own patience doesn't cover this.
+        enough = time.monotonic() + SLICE_SECONDS
+        while True:
+            try:
+                self.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > enough:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -200,13 +239,4 @@ class _Closing(sqlite3.Connection):
         super().close()
 
 
-_SQLITE = {"timeout": SLICE_SECONDS, "factory": _Closing}
-
-
-def _prepare(connection: Any, record: Any) -> None:
-    # The driver would begin transactions by itself, and only at the first write.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.close()
+_SQLITE = {"timeout": SLICE_SECONDS, "factory": _Ours}
