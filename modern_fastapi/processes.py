@@ -10,12 +10,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 TRIES = 3
+# How long children may take to end by themselves, in seconds.
+ENDING = 5.0
 
 
 class Processes:
@@ -60,17 +63,18 @@ class Processes:
         """
         pool, self._pool = self._pool, None
         if pool is not None:
-            children = list(getattr(pool, "_processes", None) or {})
+            children = list((getattr(pool, "_processes", None) or {}).values())
             # Who has not waited at the first shutdown can't at a second: the pool has forgotten the thread by then.
             manager: threading.Thread | None = getattr(pool, "_executor_manager_thread", None)
             pool.shutdown(wait=False, cancel_futures=True)
-            for pid in children:
-                try:
-                    os.kill(pid, signal.SIGTERM)
-                except ProcessLookupError:
-                    continue
-            if manager is not None:
-                await asyncio.get_running_loop().run_in_executor(None, manager.join)
+            for end in (BaseProcess.terminate, BaseProcess.kill):
+                for child in children:
+                    end(child)
+                if manager is not None and manager.is_alive():
+                    # Not without end: whatever holds it would hold the stop.
+                    await asyncio.get_running_loop().run_in_executor(None, manager.join, ENDING)
+                if manager is None or not manager.is_alive():
+                    return
 
 
 def _begin_child() -> None:

@@ -80,7 +80,7 @@ class Database:
         found = self.query("SELECT status FROM tasks WHERE id = ?", task)
         return found[0]["status"] if found else None
 
-    def settle(self, task: str, timeout: float = 30.0) -> str | None:
+    def settle(self, task: str, timeout: float = 60.0) -> str | None:
         """
         The status in which `task` ended, or the one that it still had after `timeout` seconds.
         """
@@ -91,7 +91,7 @@ class Database:
             pause = min(pause * 1.5, 0.05)
         return status
 
-    def idle(self, timeout: float = 10.0) -> None:
+    def idle(self, timeout: float = 30.0) -> None:
         """
         Wait until no task is due or running.
         """
@@ -101,7 +101,7 @@ class Database:
         ):
             time.sleep(0.05)
 
-    def calm(self, timeout: float = 10.0) -> None:
+    def calm(self, timeout: float = 30.0) -> None:
         """
         The same, and until its requests are logged: what a failed case left must not be blamed on the next one.
         """

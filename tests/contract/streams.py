@@ -27,7 +27,7 @@ class Stream:
 
     @classmethod
     def open(cls, address: tuple[str, int], *headers: str) -> Stream:
-        return cls.over(socket.create_connection(address, timeout=10), address, *headers)
+        return cls.over(socket.create_connection(address, timeout=30), address, *headers)
 
     @classmethod
     def over(cls, connection: socket.socket, address: tuple[str, int], *headers: str) -> Stream:
@@ -49,7 +49,7 @@ class Stream:
     def close(self) -> None:
         self._socket.close()
 
-    def block(self, timeout: float = 10.0) -> str:
+    def block(self, timeout: float = 30.0) -> str:
         """
         The next block up to its blank line, which is taken off.
         """
@@ -66,7 +66,7 @@ class Stream:
         block, _, self._text = self._text.partition(b"\n\n")
         return block.decode()
 
-    def event(self, timeout: float = 10.0) -> str:
+    def event(self, timeout: float = 30.0) -> str:
         """
         The next block that is no comment.
         """

@@ -150,6 +150,6 @@ def test_a_request_is_answered_while_streams_are_open(runner: Runner, opened: Op
     for _ in range(60):
         opened()
 
-    answer = ask(runner.address, "GET", "/", timeout=5)
+    answer = ask(runner.address, "GET", "/")
 
     assert 200 == answer.status

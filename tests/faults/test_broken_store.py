@@ -105,7 +105,7 @@ def test_a_full_disk_refuses_the_upload_and_keeps_nothing(
     headers = ["Content-Type: multipart/form-data; boundary=X"]
 
     large = ask(server.address, "POST", "/upload", headers=headers, body=head + b"x" * (limit + 1) + b"\r\n--X--\r\n")
-    assert until(lambda: not list((tmp_path / "data" / "uploads").iterdir()), timeout=2)
+    assert until(lambda: not list((tmp_path / "data" / "uploads").iterdir()))
     small = ask(server.address, "POST", "/upload", headers=headers, body=head + b"x\r\n--X--\r\n")
 
     hold_internal(large, server)
@@ -162,7 +162,7 @@ def test_readers_wait_for_no_writer(serve: Serve, database: Connect, name: str) 
     posts[0].join(1.0)
 
     answers = [
-        ask(server.address, "GET", path, timeout=5)
+        ask(server.address, "GET", path)
         for _ in range(10)
         for path in (f"/task/{known}", "/tasks?limit=5", "/healthz")
     ]

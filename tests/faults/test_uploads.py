@@ -64,7 +64,7 @@ def forget_peak(server: Server) -> None:
     Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
 
 
-def until(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
+def until(condition: Callable[[], bool], timeout: float = 30.0) -> bool:
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

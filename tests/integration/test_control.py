@@ -71,7 +71,7 @@ class _Running:
         self.server.process.send_signal(signal.SIGHUP)
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 40
         while not condition():
             assert time.monotonic() < deadline, f"{what}:\n{self.server.said()}"
             time.sleep(0.02)
