@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from .lanes import SLICE_SECONDS, Lane, Work, Writers, read_each
+from .lanes import LONGEST_LOG, SLICE_SECONDS, Lane, Work, Writers, read_each
 
 T = TypeVar("T")
 
@@ -215,6 +215,7 @@ class _Ours(sqlite3.Connection):
             self.isolation_level = None
             self._write_ahead()
             self.execute("PRAGMA synchronous = FULL")
+            self.execute(f"PRAGMA wal_autocheckpoint = {LONGEST_LOG}")
         except BaseException:
             self.close()
             raise

@@ -3,7 +3,8 @@ Threads that work on SQLite, whose driver blocks. A lane has one thread and one 
 piece of work at a time: asked and answered once, not once for each statement.
 
 What is asked while the writers' lane is busy goes into its next transaction, whoever asked: the disk is asked once for
-all. Nobody is answered before that transaction is committed.
+all. Nobody is answered before that transaction is committed. SQLite's log is copied into the database by a third lane:
+whoever commits would wait for two more writes to the disk now and then.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -34,6 +36,10 @@ BUSY_SECONDS = 30.0
 SLICE_SECONDS = 2.0
 # How much goes into one transaction: who comes next waits for all of it.
 TOGETHER = 50
+# After how many transactions the log is copied, and at how many pages of it who commits does that after all: a copy
+# that is always overtaken never ends the log.
+COPY_AFTER = 50
+LONGEST_LOG = 8000
 
 
 class Immediate:
@@ -156,6 +162,13 @@ def read_each(connection: Connection, jobs: list[Job]) -> None:
             job.answer.set_exception(error)
 
 
+async def copy_log(connection: AsyncConnection) -> None:
+    """
+    Copies SQLite's log into the database, as far as readers let it. Writers go on meanwhile.
+    """
+    (await connection.execute(text("PRAGMA wal_checkpoint(PASSIVE)"))).all()
+
+
 class Turnstile:
     """
     Lets one pass at a time, in order, on whatever event loop or thread each of them is. SQLite's own way is to sleep
@@ -209,7 +222,7 @@ class Turnstile:
 class Writers:
     """
     All who write to one SQLite file in this process, on whatever loop: ``turnstile`` is their queue, and ``ask`` has
-    work done on the lane that they share. The lane's thread lives while somebody who has asked is there.
+    work done on the lane that they share. The threads live while somebody who has asked is there.
     """
 
     def __init__(self) -> None:
@@ -217,6 +230,8 @@ class Writers:
         self._latest = float("inf")
         self._guard = threading.Lock()
         self._lane: Lane | None = None
+        self._copier: Lane | None = None
+        self._written = 0
         self._users: set[object] = set()
 
     def ask(self, user: object, make_engine: Callable[[], Engine], work: Work[T], durable: bool = True) -> Future[T]:
@@ -226,7 +241,8 @@ class Writers:
         with self._guard:
             self._users.add(user)
             if self._lane is None:
-                self._lane = Lane("writer", make_engine(), self._write_together)
+                self._copier = Lane("copier", make_engine(), read_each)
+                self._lane = Lane("writer", make_engine(), partial(self._write_together, self._copier))
             return self._lane.ask(work, durable)
 
     def leave(self, user: object) -> None:
@@ -238,7 +254,10 @@ class Writers:
             if self._users or self._lane is None:
                 return
             lane, self._lane = self._lane, None
+            copier, self._copier = self._copier, None
         lane.close()
+        if copier is not None:
+            copier.close()
 
     def hurry(self, seconds: float) -> None:
         """
@@ -264,7 +283,7 @@ class Writers:
             else:
                 return
 
-    def _write_together(self, connection: Connection, jobs: list[Job]) -> None:
+    def _write_together(self, copier: Lane, connection: Connection, jobs: list[Job]) -> None:
         answers: list[tuple[Job, Any]] = []
         # A durable commit waits for the disk, and takes all before it along.
         synchronous = "FULL" if any(job.durable for job in jobs) else "NORMAL"
@@ -293,3 +312,7 @@ class Writers:
                 connection.exec_driver_sql("ROLLBACK")
         for job, answer in answers:
             job.answer.set_result(answer)
+        self._written += 1
+        if self._written >= COPY_AFTER:
+            self._written = 0
+            copier.ask(copy_log)

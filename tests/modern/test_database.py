@@ -21,6 +21,9 @@ from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.database import Database
+from modern_fastapi.lanes import COPY_AFTER
+
+from tests.modern.application import until
 
 
 def test_only_what_is_durable_waits_for_the_disk(tmp_path: Path) -> None:
@@ -49,6 +52,39 @@ def test_only_what_is_durable_waits_for_the_disk(tmp_path: Path) -> None:
         both = await asyncio.gather(database.work(mode, durable=False), database.work(mode))
         await busy
         assert [full, full] == both
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_commits_copies_no_log(tmp_path: Path) -> None:
+    """
+    The log is copied into the database by a thread of its own, so that no request's commit waits for it; and it is
+    copied, so that it doesn't grow.
+
+    Seen to fail with SQLite's own copying, where a commit wrote the database, and without any.
+    """
+    file, piece = tmp_path / "x.db", 100_000
+
+    async def scenario() -> None:
+        database = Database(f"sqlite:///{file}")
+
+        async def write(connection: AsyncConnection) -> None:
+            await connection.execute(text("INSERT INTO t VALUES (zeroblob(:size))"), {"size": piece})
+
+        async with database.write() as connection:
+            await connection.execute(text("CREATE TABLE t (a BLOB)"))
+        before = file.stat().st_size
+        for _ in range(COPY_AFTER - 1):
+            await database.work(write)
+        assert before == file.stat().st_size
+
+        await database.work(write)
+
+        async def copied() -> bool:
+            return file.stat().st_size > before
+
+        await until(copied)
         await database.close()
 
     asyncio.run(scenario())
