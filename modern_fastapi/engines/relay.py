@@ -7,6 +7,7 @@ every engine, and a row is never handed over before it may run.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -39,7 +40,8 @@ class Relay:
 
     ``deliver`` hands ids over, or raises ``Undeliverable``. A row that was never started is left to whoever submitted
     it for ``delay`` seconds; a retry is nobody else's, and is handed over when it is due. Where nothing can be
-    delivered for ``patience`` seconds, the rows go to the table instead, for any consumer.
+    delivered for ``patience`` seconds, the rows go to the table instead, for any consumer. It is tried once in a
+    ``poll`` then, whoever rings.
 
     An engine of this process loses what it was given with the process. The relay remembers what it has, up to ``room``
     rows that wait, and hands over again what still waits ``patience`` seconds later, each time after twice the pause.
@@ -91,7 +93,11 @@ class Relay:
             except Exception:
                 log.exception("the relay to %s failed; it goes on", self._engine)
                 pause = self._services.settings.poll
-            await self.bell.wait(pause)
+            if self._down_since is None:
+                await self.bell.wait(pause)
+            else:
+                # Each attempt takes this process's time from its requests: rows that come meanwhile share the next one.
+                await asyncio.sleep(self._services.settings.poll)
 
     async def _due(self) -> list[Due]:
         rows, now = self._services.rows, self._services.clock.monotonic()
@@ -170,13 +176,7 @@ class Relay:
                 self._down_since = now
                 log.error("%s cannot be reached, the rows wait: %s", self._engine, error)
             elif now - self._down_since >= self._patience:
-                outbox = self._services.outbox
-                await self._services.database.work(lambda connection: outbox.move_to_table(connection, task_ids))
-                # Those that it was given before it went are no better off there.
-                await self._services.database.work(lambda connection: outbox.forget_all(connection, self._engine))
-                self.bell.ring()
-                self._services.bell.ring()
-                log.error("%s cannot be reached, %d rows went to the table", self._engine, len(due))
+                log.error("%s cannot be reached, %d rows went to the table", self._engine, await self._give_up())
             return
         if self._down_since is not None:
             log.warning("%s can be reached again", self._engine)
@@ -191,3 +191,19 @@ class Relay:
         for row in due:
             pause = min(LONGEST_PAUSE, 2 * self._handed.get(row, (0.0, self._patience / 2))[1])
             self._handed[row] = (now + pause, pause)
+
+    async def _give_up(self) -> int:
+        """
+        Leaves all due rows to the table; how many.
+        """
+        outbox, until, count = self._services.outbox, as_text(self._services.clock.now()), 0
+        full = True
+        while full:
+            # Undone by a power cut, it is done again.
+            moved = await self._services.database.work(
+                lambda connection: outbox.move_to_table(connection, self._engine, until, BATCH), durable=False
+            )
+            count += moved
+            full = moved == BATCH
+            self._services.bell.ring()
+        return count

@@ -106,11 +106,15 @@ class Outbox:
         """
         await connection.execute(update(TASKS).where(HANDED).values(handed=0), {"engine_": engine})
 
-    async def move_to_table(self, connection: AsyncConnection, task_ids: Sequence[str]) -> None:
+    async def move_to_table(self, connection: AsyncConnection, engine: str, until: str, limit: int) -> int:
         """
-        Leaves waiting rows to the consumers, where their own engine cannot be reached.
+        Leaves up to ``limit`` rows that were due at ``until`` to the consumers, where their own engine cannot be
+        reached: those that it was given before it went are no better off there. Returns how many.
         """
-        await connection.execute(update(Task).where(Task.id.in_(task_ids), WAITING).values(engine="table"))
+        page = select(TASKS.c.seq).where(WAITING, TASKS.c.engine == engine, TASKS.c.run_at <= until).limit(limit)
+        # What somebody has locked is about to be run.
+        some = TASKS.c.seq.in_(page.with_for_update(skip_locked=True))
+        return (await connection.execute(update(TASKS).where(some, WAITING).values(engine="table"))).rowcount
 
     async def adopt_strays(self, connection: AsyncConnection, engine: str, overdue: float) -> int:
         """

@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import select
 
 from modern_fastapi.app import create_app
-from modern_fastapi.engines.relay import Relay, Undeliverable
+from modern_fastapi.engines.relay import BATCH, Relay, Undeliverable
 from modern_fastapi.loops.once import TICKING, tick_once
 from modern_fastapi.schema import Event, Tick
 from modern_fastapi.services import Services
@@ -566,12 +566,46 @@ def test_unreachable_broker_leaves_the_rows_to_the_table(tmp_path: Path) -> None
                 raise Undeliverable("refused")
 
             relay = Relay(made, "celery", deliver, patience=10.0)
-            task_id = await add(made, engine="celery")
+            ids = [await add(made, engine="celery") for _ in range(BATCH + 1)]
+            later = await add(made, engine="celery", delay=60.0)
             await relay._hand_over(await relay._due())
-            assert "celery" == (await row(made, task_id)).engine
+            assert {"celery"} == {(await row(made, task_id)).engine for task_id in ids}
             clock.step(10.0)
             await relay._hand_over(await relay._due())
-            assert "table" == (await row(made, task_id)).engine
+            assert {"table"} == {(await row(made, task_id)).engine for task_id in ids}
+            assert "celery" == (await row(made, later)).engine
+
+    run(scenario())
+
+
+def test_unreachable_broker_is_not_asked_for_each_row(tmp_path: Path) -> None:
+    """
+    Each attempt takes a while of this process's time: the rows that come meanwhile wait for the next one.
+
+    Seen to fail with an attempt for each ring.
+    """
+
+    async def scenario() -> None:
+        async with services(tmp_path, poll=60.0) as made:
+            attempts: list[Sequence[str]] = []
+
+            async def deliver(task_ids: Sequence[str]) -> None:
+                attempts.append(task_ids)
+                raise Undeliverable("refused")
+
+            async def tried() -> bool:
+                return bool(attempts)
+
+            relay = Relay(made, "celery", deliver)
+            relaying = asyncio.ensure_future(relay.run())
+            for _ in range(5):
+                await add(made, engine="celery")
+                relay.bell.ring()
+                await until(tried)
+                await asyncio.sleep(0.02)
+            relaying.cancel()
+            await asyncio.wait({relaying})
+            assert 1 == len(attempts)
 
     run(scenario())
 
