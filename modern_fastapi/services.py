@@ -100,12 +100,10 @@ class Services:
                 )
             )
 
-    async def pulse(self, first: float = 0.0) -> None:
+    async def pulse(self) -> None:
         """
-        Says once a second that the tasks live that this process runs. It begins after ``first`` seconds: a row that was
-        just claimed needs no sign of life yet.
+        Says once a second that the tasks live that this process runs.
         """
-        await asyncio.sleep(first)
         while True:
             try:
                 await self.runner.beat()

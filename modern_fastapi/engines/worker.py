@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from modern_fastapi.lanes import Writers
 from modern_fastapi.loops.once import tick_once
@@ -16,7 +17,12 @@ from modern_fastapi.settings import Settings
 from modern_fastapi.supervision import Supervisor
 from modern_fastapi.tasks.context import Stopped
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
+
+# Seconds until the first heartbeat.
+FIRST_SIGN = 1.0
 
 
 class Worker:
@@ -49,17 +55,24 @@ class Worker:
         """
         Runs one row, if it is due and nobody else has it. Never raises for what the row's function does.
         """
+        runner = self._services.runner
         try:
-            self._runner.run(self._execute(task_id))
+            if self._services.database.postgresql:
+                self._runner.run(self._alive(runner.execute(task_id)))
+            elif (claim := runner.claim_here(task_id)) is not None:
+                runner.end_here(self._runner.run(self._alive(runner.run(claim))))
         except Exception:
             log.exception("task %s could not be run", task_id)
 
-    async def _execute(self, task_id: str) -> None:
+    async def _alive(self, work: Coroutine[Any, Any, T]) -> T:
         supervisor = Supervisor()
-        supervisor.start("pulse", self._services.pulse(first=1.0))
+        # A row that was just claimed needs no sign of life yet, and most have ended by then.
+        loop = asyncio.get_running_loop()
+        beginning = loop.call_later(FIRST_SIGN, lambda: supervisor.start("pulse", self._services.pulse()))
         try:
-            await self._services.runner.execute(task_id)
+            return await work
         finally:
+            beginning.cancel()
             await supervisor.stop()
 
     def tick(self, name: str) -> None:

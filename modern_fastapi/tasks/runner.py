@@ -77,6 +77,24 @@ class Runner:
         if ending.cancelled:
             raise asyncio.CancelledError
 
+    def claim_here(self, task_id: str) -> Claim | None:
+        """
+        Claims one row, if it may start, while the event loop stands still. SQLite only.
+        """
+        database = self._services.database
+        return database.work_here(lambda connection: self._rows.claim_one(connection, task_id), durable=False)
+
+    def end_here(self, ending: Ending) -> None:
+        """
+        Records how an attempt ended, while the event loop stands still. SQLite only.
+        """
+        try:
+            lost = self._services.database.work_here(lambda connection: self.record(connection, [ending]))
+            self.recorded([ending], lost)
+        finally:
+            # Not written down, it has no heartbeat either, and is rescued.
+            self.forget(ending.claim)
+
     async def _claim(self, task_ids: list[str]) -> list[Claim | None]:
         # A claim that a power cut undoes is one of a process that it has ended too.
         return await self._services.database.work(
