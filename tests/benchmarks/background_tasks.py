@@ -4,6 +4,7 @@ a request that asks for work takes with its broker up, frozen and down, how soon
 server costs.
 
 Run it: python -m tests.benchmarks.background_tasks [--only naps,nothing,enqueue,pickup,idle] [--engines table,celery]
+``--only enqueue-postgresql`` asks a server on PostgreSQL, at BGSERVER_POSTGRESQL.
 
 Promises: 100 tasks within 1.15 of the ideal with 10 workers; 500 tasks a second on the table; enqueueing below 5 ms for
 99 of 100, whatever the broker does; half of all tasks picked up within 20 ms; below 1 % of a processor when idle; and
@@ -18,7 +19,6 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +27,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -35,8 +36,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from modern_fastapi.schema import Task
 from modern_fastapi.tasks.rows import NewTask
 from tests.benchmarks.napping import sender  # which also teaches the two tasks
-from tests.contract.servers import ROOT, TARGETS, environment, start
-from tests.contract.stores import Database
+from tests.benchmarks.task_servers import Redis, bare, post, server
+from tests.contract.postgres import temporary_database
+from tests.contract.servers import ROOT, environment
 from tests.modern.application import Running, running
 
 WORKERS = 10
@@ -57,31 +59,6 @@ def say(what: str, figure: str, promise: str = "") -> None:
 
 def p(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
-class Redis:
-    """
-    A Redis of our own, which may be frozen and killed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
-            self.port = free.getsockname()[1]
-        command = ["redis-server", "--port", str(self.port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
-        self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-        self.process.kill()
-        self.process.wait()
 
 
 @contextmanager
@@ -244,66 +221,52 @@ def nothing(engines: list[str], folder: Path, redis: Redis) -> None:
         asyncio.run(scenario(engine, at))
 
 
-@contextmanager
-def server(
-    name: str, folder: Path, more: str = "", **settings: str
-) -> Iterator[tuple[http.client.HTTPConnection, Database, int]]:
+def enqueue(engines: list[str], folder: Path, redis: Redis, store: str = "sqlite") -> None:
     """
-    A real server, with `more` in its policy, a connection to it that is kept, its database and its process.
+    How long a request that asks for work takes, 50 a second, whatever the broker does; and by turns with it one to a
+    bare route that inserts a row.
     """
-    [target] = [each for each in TARGETS if each.name == name]
-    folder.mkdir()
-    made = start(target, folder, settings, more=more).listening()
-    database = Database(f"sqlite:///{folder / 'data' / 'jobs.db'}")
-    connection = http.client.HTTPConnection(*made.address, timeout=30)
-    try:
-        yield connection, database, made.process.pid
-    finally:
-        connection.close()
-        database.close()
-        made.kill()
+    for engine in [each for each in engines if each in BROKERS] or ["celery"]:
+        private = Redis(folder)
+        states: dict[str, Callable[[], None]] = {
+            "up": lambda: None,
+            "frozen": partial(private.signal, signal.SIGSTOP),
+            "down": private.stop,
+        }
+        at = folder / f"{store}-{engine}"
+        settings = {"JOBS_ENGINE": engine, "JOBS_BROKER": private.url}
+        with (
+            temporary_database(store, at) as ours,
+            temporary_database(store, at) as theirs,
+            server("modern", at, url=ours if store == "postgresql" else "", **settings) as (connection, _, _),
+            bare(at / "bare", theirs if store == "postgresql" else "") as floor,
+        ):
+            try:
+                _enqueue(f"{engine}, {store}", connection, floor, states)
+            finally:
+                private.stop()
 
 
-def post(connection: http.client.HTTPConnection) -> float:
-    began = time.perf_counter()
-    connection.request("POST", "/log?message=m")
-    answer = connection.getresponse()
-    answer.read()
-    assert answer.status == 202, answer.status
-    return time.perf_counter() - began
-
-
-def enqueue(engines: list[str], folder: Path, redis: Redis) -> None:
-    """
-    How long a request that asks for work takes, 50 a second, whatever the broker does.
-    """
-    private = Redis(folder)
-    states: dict[str, Callable[[], None]] = {
-        "up": lambda: None,
-        "frozen": lambda: private.signal(signal.SIGSTOP),
-        "down": private.stop,
-    }
-    try:
-        for engine in [each for each in engines if each in BROKERS] or ["celery"]:
-            if private.process.poll() is not None:
-                private = Redis(folder)
-            with server("modern", folder / f"enqueue-{engine}", JOBS_ENGINE=engine, JOBS_BROKER=private.url) as (
-                connection,
-                _,
-                _,
-            ):
-                for _ in range(50):
-                    post(connection)
-                for state, bring in states.items():
-                    bring()
-                    took = []
-                    for _ in range(400):
-                        took.append(post(connection))
-                        time.sleep(0.02)
-                    figure = f"{p(took, 0.5) * 1000:.1f} / {p(took, 0.99) * 1000:.1f} ms"
-                    say(f"{engine}: enqueue over HTTP, broker {state}, p50 / p99", figure, "p99 < 5 ms")
-    finally:
-        private.stop()
+def _enqueue(
+    title: str,
+    connection: http.client.HTTPConnection,
+    floor: http.client.HTTPConnection,
+    states: dict[str, Callable[[], None]],
+) -> None:
+    both = (connection, floor)
+    for _ in range(50):
+        for each in both:
+            post(each)
+    for state, bring in states.items():
+        bring()
+        took: dict[http.client.HTTPConnection, list[float]] = {each: [] for each in both}
+        for _ in range(400):
+            for each in both:
+                took[each].append(post(each))
+                time.sleep(0.01)
+        for each, what, promise in ((connection, "enqueue", "p99 < 5 ms"), (floor, "a bare insert", "")):
+            figure = " / ".join(f"{p(took[each], share) * 1000:.1f}" for share in (0.5, 0.9, 0.99)) + " ms"
+            say(f"{title}: {what}, broker {state}, p50 / p90 / p99", figure, promise)
 
 
 def pickup(engines: list[str], folder: Path, redis: Redis) -> None:
@@ -359,12 +322,15 @@ PARTS: dict[str, Callable[[list[str], Path, Redis], None]] = {
     "enqueue": enqueue,
     "pickup": pickup,
     "idle": idle,
+    "enqueue-postgresql": partial(enqueue, store="postgresql"),
 }
+# Those that want no PostgreSQL server.
+USUAL = tuple(PARTS)[:-1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[1])
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, by comma")
+    parser.add_argument("--only", default=",".join(USUAL), help="parts, by comma")
     parser.add_argument("--engines", default=",".join((*LOCAL, *BROKERS)), help="engines, by comma")
     given = parser.parse_args()
     assert ROOT.exists()

@@ -22,7 +22,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.database import Database
 from modern_fastapi.lanes import COPY_AFTER
-
 from tests.modern.application import until
 
 
