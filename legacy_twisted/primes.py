@@ -3,15 +3,26 @@ Work for a process pool.  Imports next to nothing: the children start
 quickly.
 """
 
+import multiprocessing
+import os
 import signal
+import threading
 
 
-def ignoreInterrupts():
+def beginChild():
     """
     A Ctrl-C goes to all processes of a terminal; ending is the parent's
-    business.
+    business.  A parent that was killed ends its children too.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_endWithParent, daemon=True).start()
+
+
+def _endWithParent():
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
 
 
 def countPrimes(n):

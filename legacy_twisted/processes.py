@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from twisted.application import service
 from twisted.internet import threads
 
-from legacy_twisted.primes import countPrimes, ignoreInterrupts
+from legacy_twisted.primes import beginChild, countPrimes
 
 TRIES = 5  # a child that dies takes the work of its siblings along
 
@@ -57,7 +57,7 @@ class Processes(service.Service):
                 self._pool = concurrent.futures.ProcessPoolExecutor(
                     self.size,
                     mp_context=multiprocessing.get_context("spawn"),
-                    initializer=ignoreInterrupts,
+                    initializer=beginChild,
                 )
             return self._pool
 

@@ -314,6 +314,34 @@ def test_a_killed_child_of_the_pool(server):
     assert {"count": 168} == server.ended(again)["result"]
 
 
+def test_the_pool_ends_with_a_killed_server(server):
+    """
+    kill -9 leaves no process of the pool behind: each hears that its parent is gone.
+
+    Seen to fail without the thread that waits for the parent.
+    """
+    server.ended(server.ask("POST", "/compute", {"n": 100})[1]["task_id"])
+    left = children(server.process.pid)
+
+    server.process.kill()
+
+    assert left
+    deadline = time.monotonic() + 20
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = [pid for pid in left if running(pid)]
+    assert [] == left
+
+
+def running(pid: int) -> bool:
+    """
+    Whether it is there, and no zombie that nobody has reaped yet.
+    """
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def children(parent: int) -> list[int]:
     """
     The processes of its pool.
