@@ -2,7 +2,8 @@
 What must outlive the process: stages, audit log, evidence, leases.
 
 - L{schema}: the tables and their version.
-- L{database}: engine, transactions, errors; SQLite by default, PostgreSQL for many hosts.
+- L{database}: engine, transactions, errors; SQLite by default, PostgreSQL for many hosts. L{sqlite_file}: how a file of
+  SQLite is opened. L{holders}: who has it locked.
 - L{stages}: where routes and loops stand, and how they came there.
 - L{leases}: who holds a name, in which epoch.
 - L{servers}: who runs on it, and where legacy answers everything.

@@ -22,7 +22,7 @@ from modern_fastapi.clock import as_text
 from modern_fastapi.files import FOLDERS
 from modern_fastapi.schema import FINAL, Event, Process, Task, Tick, Upload
 from modern_fastapi.services import Services
-from modern_fastapi.tasks.rows import RUNNING
+from modern_fastapi.tasks.statements import RUNNING
 
 from .fence import Fence
 from .rehearsal import Observe

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modern_fastapi.schema import TASKS, Process
 from modern_fastapi.services import Services, start_time
-from modern_fastapi.tasks.rows import RUNNING
+from modern_fastapi.tasks.statements import RUNNING
 
 from .fence import Fence
 from .rehearsal import Observe

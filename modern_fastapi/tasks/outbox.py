@@ -17,7 +17,8 @@ from modern_fastapi.clock import Clock, as_text, from_text, later
 from modern_fastapi.schema import TASKS, Task
 
 from .limits import allowances
-from .rows import DUE, RUNNING, WAITING, Due, within
+from .rows import Due, within
+from .statements import DUE, RUNNING, WAITING
 
 # As the index has it. A row's next attempt is one more than it was started for.
 UNHANDED = and_(WAITING, text("tasks.engine <> 'table'"), text("tasks.handed <= tasks.attempts"))

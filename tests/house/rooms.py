@@ -23,6 +23,7 @@ PURE = (
     "bridge.config",
     "bridge.routing",
     "bridge.parity",
+    "bridge.background.beat",
     "bridge.background.ownership",
     "bridge.background.pairing",
 )
