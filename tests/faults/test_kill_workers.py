@@ -9,9 +9,7 @@ import os
 import random
 import shutil
 import socket
-import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import attrs
 import pytest
 
+from tests.contract.rabbit import temporary_vhost
 from tests.contract.servers import Server, environment, script
 from tests.contract.stores import Database
 from tests.faults.load import Load, prove, settle_all
@@ -71,28 +70,16 @@ def rabbitmq(folder: Path) -> Iterator[Broker]:
     """
     A virtual host of our own; emptied by a purge.
     """
-    program = shutil.which("rabbitmqctl") or pytest.skip("rabbitmqctl is not installed")
-    host = f"kills_{uuid.uuid4().hex[:8]}"
-    url = f"amqp://guest:guest@127.0.0.1:5672/{host}"
     kombu: Any = pytest.importorskip("kombu")
+    with temporary_vhost() as url:
 
-    def control(*words: str) -> None:
-        done = subprocess.run([program, *words], capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode:
-            pytest.skip(f"rabbitmqctl {words[0]}: {done.stderr.strip()[:200]}")
+        def purge() -> None:
+            with kombu.Connection(url) as connection, connection.channel() as channel:
+                queue = kombu.Queue("jobs", kombu.Exchange("jobs", type="direct"), routing_key="jobs", channel=channel)
+                queue.declare()
+                queue.purge()
 
-    def purge() -> None:
-        with kombu.Connection(url) as connection, connection.channel() as channel:
-            queue = kombu.Queue("jobs", kombu.Exchange("jobs", type="direct"), routing_key="jobs", channel=channel)
-            queue.declare()
-            queue.purge()
-
-    control("add_vhost", host)
-    try:
-        control("set_permissions", "-p", host, "guest", ".*", ".*", ".*")
         yield Broker(url, purge)
-    finally:
-        control("delete_vhost", host)
 
 
 @pytest.fixture(params=[redis, rabbitmq], ids=["redis", "rabbitmq"])

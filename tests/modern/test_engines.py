@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from modern_fastapi.services import Services
 from modern_fastapi.settings import RefusedToStart
 from modern_fastapi.tasks import limits
 from modern_fastapi.tasks.rows import Claim
+from tests.contract.rabbit import temporary_vhost
 from tests.modern.application import Running, SteppedClock, add, run, running, services, until
 from tests.modern.test_rows import row
 
@@ -131,9 +132,6 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in listed.split()]
 
 
-RABBIT = "amqp://guest:guest@127.0.0.1:5672/"
-
-
 @pytest.mark.slow
 @pytest.mark.servers("redis", "rabbitmq")
 @pytest.mark.parametrize(
@@ -143,14 +141,13 @@ def test_brokers_behave_alike(tmp_path: Path, engine: str, rabbit: bool, redis: 
     """
     With a worker as an operator starts it, each broker's engine has the same history as the table.
     """
-    broker = RABBIT if rabbit else redis
 
-    async def scenario() -> None:
+    async def scenario(broker: str) -> None:
         async with running(tmp_path, engine=engine, broker=broker, poll=0.1, loops="rescue") as one:
             await behave(one)
 
-    with working(engine, tmp_path, broker):
-        run(scenario())
+    with temporary_vhost() if rabbit else nullcontext(redis) as broker, working(engine, tmp_path, broker):
+        run(scenario(broker))
 
 
 @pytest.mark.slow

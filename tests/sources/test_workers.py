@@ -14,7 +14,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ import attrs
 import pytest
 
 from tests.contract.postgres import temporary_database
+from tests.contract.rabbit import temporary_vhost
 from tests.contract.servers import ROOT, TARGETS, environment, script, start
 from tests.contract.stores import TERMINAL, Database
 from tests.sources.conftest import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers("postgresql", "redis", "rabbitmq")]
 
-RABBIT = "amqp://guest:guest@127.0.0.1:5672/"
 REDIS = "redis://127.0.0.1:6379/11"
 
 
@@ -118,14 +118,15 @@ def free_port() -> int:
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Callable[[str, str, str], Shop]]:
     """
-    Opens a shop with this engine, broker and store.
+    Opens a shop with this engine, kind of broker and store.
     """
     redis = pytest.importorskip("redis").Redis(port=6379, db=11)
     redis.flushdb()
     opened: list[Shop] = []
-    with temporary_database("postgresql", tmp_path) as postgresql:
+    with temporary_database("postgresql", tmp_path) as postgresql, ExitStack() as hosts:
 
-        def run(engine: str, broker: str, store: str) -> Shop:
+        def run(engine: str, kind: str, store: str) -> Shop:
+            broker = REDIS if kind == "redis" else hosts.enter_context(temporary_vhost())
             folder = tmp_path / "server"
             folder.mkdir()
             url = postgresql if store == "postgresql" else f"sqlite:///{folder / 'data' / 'jobs.db'}"
@@ -167,7 +168,9 @@ def do_some_work(shop: Shop) -> None:
     assert not {row["owner"] for row in rows} & {row["boot_id"] for row in mine}
 
 
-@pytest.mark.parametrize(("broker", "store"), [(REDIS, "sqlite"), (RABBIT, "postgresql")], ids=["redis", "rabbitmq"])
+@pytest.mark.parametrize(
+    ("broker", "store"), [("redis", "sqlite"), ("rabbitmq", "postgresql")], ids=["redis", "rabbitmq"]
+)
 def test_celery_with_two_beats_and_flower(shop: Callable[..., Shop], broker: str, store: str) -> None:
     """
     The worker does what the server accepted, two Beats bring one tick, and Flower shows worker and tasks.
@@ -215,14 +218,14 @@ def test_an_rq_worker(shop: Callable[..., Shop]) -> None:
     """
     RQ's own command runs the rows.
     """
-    one = shop("rq", REDIS, "postgresql")
+    one = shop("rq", "redis", "postgresql")
     one.work(*documented("rq"))
 
     do_some_work(one)
     one.end()
 
 
-@pytest.mark.parametrize("broker", [REDIS, RABBIT], ids=["redis", "rabbitmq"])
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_a_dramatiq_worker(shop: Callable[..., Shop], broker: str) -> None:
     """
     Dramatiq's own command, on either broker. It ends when it is told to, with what it has started.
@@ -240,7 +243,7 @@ def test_two_celery_hosts_share_the_work(shop: Callable[..., Shop]) -> None:
     """
     Past one machine: two workers of one broker and one PostgreSQL both do their part, and no row is started twice.
     """
-    one = shop("celery", RABBIT, "postgresql")
+    one = shop("celery", "rabbitmq", "postgresql")
     logs = [one.work(*documented("celery", "worker"), "-l", "INFO", "-n", f"host{number}@%h") for number in range(2)]
     for log in logs:
         one.until(lambda log=log: " ready." in log.read_text(), "no worker")
