@@ -28,6 +28,39 @@ def _chunked(cycle: Any) -> bool:
     return any(name.lower() == b"transfer-encoding" for name, _ in headers)
 
 
+def _has_body(headers: list[tuple[bytes, bytes]]) -> bool:
+    for name, value in headers:
+        name = name.lower()
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+            return True
+    return False
+
+
+class _Again:
+    """
+    A head that has an Upgrade and a body, once more without the Upgrade. For httptools, the body is what comes behind
+    the upgrade; for whoever upgrades nothing (Twisted, and `curl --http2 --data` counts on it), it is the body.
+
+    The protocol gets all of the headers. What follows on the connection is parsed as ever.
+    """
+
+    def __init__(self, protocol: ParsingProtocol, method: bytes) -> None:
+        self._protocol = protocol
+        self._headers: list[tuple[bytes, bytes]] | None = protocol.headers
+        kept = [b"%s: %s" % each for each in protocol.headers if each[0].lower() != b"upgrade"]
+        version = protocol.parser.get_http_version().encode()
+        self.head = b"\r\n".join([b"%s %s HTTP/%s" % (method, protocol.url, version), *kept, b"", b""])
+
+    def on_headers_complete(self) -> None:
+        headers, self._headers = self._headers, None
+        if headers is not None:
+            self._protocol.headers = headers
+        self._protocol.on_headers_complete()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._protocol, name)
+
+
 class ParsingProtocol(OrderedProtocol):
     """
     Parses what comes, in order.
@@ -47,8 +80,12 @@ class ParsingProtocol(OrderedProtocol):
         self.body_bytes = 0
         self.head_limit = HEAD
         self._open_head = OpenHead()
+        self._again: _Again | None = None
 
     # what a subclass says
+
+    def on_headers_complete(self) -> None:
+        raise NotImplementedError
 
     def upgraded(self, data: bytes) -> bool:
         """
@@ -77,6 +114,15 @@ class ParsingProtocol(OrderedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name, value))
 
+    def postpones(self, method: bytes) -> bool:
+        """
+        Whether the head at hand, which has an Upgrade, has a body too: then it is not looked at yet.
+        """
+        if method == b"CONNECT" or not _has_body(self.headers):
+            return False
+        self._again = _Again(self, method)
+        return True
+
     def feed(self, data: bytes) -> None:
         while data and not self.deaf:
             in_head, in_body = self.in_head, self.in_body
@@ -91,7 +137,12 @@ class ParsingProtocol(OrderedProtocol):
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
-                if not self.upgraded(data):
+                again, self._again = self._again, None
+                if again is not None:
+                    self.parser = httptools.HttpRequestParser(again)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                    data = again.head + data
+                elif not self.upgraded(data):
                     return
             else:
                 if self.in_head:

@@ -138,6 +138,9 @@ class SiteProtocol(HeaderAsks, SpeakingProtocol):
         self.in_head, self.in_body = False, True
         parser = self.parser
         method = parser.get_method()
+        if parser.should_upgrade() and self.postpones(method):
+            self._on_hot_road, self._asgi = False, None
+            return
         road = self._road
         if road is None or not self._hot(road, method):
             self._on_hot_road = False

@@ -349,6 +349,25 @@ CASES: dict[str, bytes] = {
     "upgrade": _of("GET /echo HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: h2c"),
     "upgrade and more": _of("GET /echo HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: h2c")
     + _of("GET /echo/2 HTTP/1.1", "Host: x"),
+    "upgrade with a body": _of(
+        "POST /echo HTTP/1.1", "Host: x", "Connection: Upgrade", "upgrade: h2c", "Content-Length: 3", body=b"abc"
+    )
+    + _of("GET /echo/2 HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: h2c"),
+    "upgrade with chunks": _of(
+        "POST /echo HTTP/1.1",
+        "Connection: Upgrade, close",
+        "X-A: \xe9",
+        "Transfer-Encoding: chunked",
+        "Upgrade: websocket",
+        body=b"3\r\nabc\r\n0\r\n\r\n",
+    ),
+    "upgrade with a broken body": _of(
+        "POST /echo HTTP/1.1", "Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked", body=b"x\r\n"
+    ),
+    "upgrade with two lengths": _of(
+        "POST /echo HTTP/1.1", "Connection: Upgrade", "Upgrade: h2c", *["Content-Length: 1"] * 2, body=b"x"
+    ),
+    "upgrade of nothing": _of("GET /echo HTTP/1.1", "Connection: Upgrade", "Upgrade: h2c", "Content-Length: 0"),
     "pipelined": _of("GET /echo/1 HTTP/1.1", "Host: x")
     + _of("POST /echo/2 HTTP/1.1", "Host: x", "Content-Length: 2", body=b"ab")
     + _of("GET /chunks HTTP/1.1", "Host: x"),
