@@ -30,8 +30,9 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 # Above this, joining costs more than a second write.
 _JOIN = 16384
-# Field names that are remembered; applications use a few dozen.
+# Field names that are remembered; applications use a few dozen. The same of whole lines.
 _NAMES = 1024
+_LINES = 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _INTERNAL = b"Internal Server Error"
 _INTERNAL_HEADERS = (
@@ -54,6 +55,17 @@ def _field(name: bytes) -> tuple[bytes, bytes | None]:
         raise RuntimeError("Invalid HTTP header name.")
     lower = name.lower()
     return lower + b": ", lower if lower in (_LENGTH, _CODING, _CONNECTION) else None
+
+
+@functools.lru_cache(_LINES)
+def _line(name: bytes, value: bytes) -> bytes:
+    """
+    A header as it is written, for those that nearly every answer has, with few values and none that is secret: to
+    look at each of their bytes costs three times as much.
+    """
+    if httptools_impl.HEADER_VALUE_RE.search(value):
+        raise RuntimeError("Invalid HTTP header value.")
+    return name + b": " + value + b"\r\n"
 
 
 @attrs.frozen
@@ -88,6 +100,32 @@ class Preface:
         return cls(frozenset(names), bytes(lines), tuple(framing))
 
 
+class Heads:
+    """
+    The heads whose body hasn't followed yet; what is still there at the loop's next turn goes out then. All
+    connections share one, since each turn that is asked for costs as much as a header's check.
+    """
+
+    __slots__ = ("_waiting", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiting: list[AsgiCycle] = []
+
+    def hold(self, cycle: AsgiCycle) -> None:
+        """
+        This one's began.
+        """
+        if not self._waiting:
+            self.loop.call_soon(self._flush)
+        self._waiting.append(cycle)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for cycle in waiting:
+            cycle.flush()
+
+
 class AsgiCycle:
     """
     One request and its answer.
@@ -97,6 +135,7 @@ class AsgiCycle:
     @ivar more_body: Whether the request isn't complete yet.
     @ivar keep_alive: Whether the connection goes on after the answer.
     @ivar disconnected: Whether the client has gone.
+    @ivar task: What runs it; it takes itself out of the server's tasks, which costs less than to be told of its end.
     """
 
     __slots__ = (
@@ -106,12 +145,13 @@ class AsgiCycle:
         "_event",
         "_expected",
         "_flow",
+        "_heads",
         "_held",
         "_log",
-        "_loop",
         "_on_response",
         "_preface",
         "_signalled",
+        "_tasks",
         "_transport",
         "_waiting_for_continue",
         "disconnected",
@@ -120,12 +160,14 @@ class AsgiCycle:
         "response_complete",
         "response_started",
         "scope",
+        "task",
     )
 
     def __init__(
         self,
         scope: Any,
-        loop: asyncio.AbstractEventLoop,
+        heads: Heads,
+        tasks: set[asyncio.Task[None]],
         transport: asyncio.Transport,
         flow: flow_control.FlowControl,
         log: logging.Logger,
@@ -145,7 +187,9 @@ class AsgiCycle:
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
-        self._loop = loop
+        self.task: asyncio.Task[None] | None = None
+        self._heads = heads
+        self._tasks = tasks
         self._transport = transport
         self._flow = flow
         self._log = log
@@ -197,7 +241,9 @@ class AsgiCycle:
         """
         if not self.response_complete:
             self.more_body = False
-            self.set()
+            self._signalled = True
+            if self._event is not None:
+                self._event.set()
 
     async def run_asgi(self, app: App) -> None:
         """
@@ -219,6 +265,9 @@ class AsgiCycle:
                 await self._fail()
         finally:
             self._on_response = None
+            if self.task is not None:
+                self._tasks.discard(self.task)
+                self.task = None
 
     async def _fail(self) -> None:
         if self.response_started:
@@ -228,7 +277,7 @@ class AsgiCycle:
         await self.send({"type": "http.response.body", "body": _INTERNAL})
 
     def _cut(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
     # the application's side
@@ -292,7 +341,15 @@ class AsgiCycle:
         parts = [httptools_impl.STATUS_LINE[status], preface.lines]
         unfit = httptools_impl.HEADER_VALUE_RE.search
         closes = False
-        for name, value in (*preface.framing, *headers):
+        for name, value in (*preface.framing, *headers) if preface.framing else headers:
+            if name == b"content-type":
+                parts.append(_line(name, value))
+                continue
+            if name == b"content-length" and self._chunked is None and value.isdigit():
+                parts.append(_line(name, value))
+                self._expected = int(value)
+                self._chunked = False
+                continue
             written, framing = _field(name)
             if unfit(value):
                 raise RuntimeError("Invalid HTTP header value.")
@@ -307,7 +364,7 @@ class AsgiCycle:
         parts.append(b"\r\n")
         # Nearly always the body follows at once: one write instead of two.
         self._held = parts
-        self._loop.call_soon(self._flush)
+        self._heads.hold(self)
 
     def _framed(self, framing: bytes, value: bytes) -> bool:
         """
@@ -338,18 +395,27 @@ class AsgiCycle:
             if parts:
                 self._put(parts, len(body))
         else:
-            if len(body) > self._expected:
+            size = len(body)
+            if size > self._expected:
                 raise RuntimeError("Response content longer than Content-Length")
-            self._expected -= len(body)
-            if body:
-                self._put([body], len(body))
+            self._expected -= size
+            held = self._held
+            if held is not None and size <= _JOIN:
+                self._held = None
+                held.append(body)
+                self._transport.write(b"".join(held))
+            elif body:
+                self._put([body], size)
         if more_body:
             return
-        self._flush()
+        if self._held is not None:
+            self.flush()
         if self._expected != 0:
             raise RuntimeError("Response content shorter than Content-Length")
         self.response_complete = True
-        self.set()
+        self._signalled = True
+        if self._event is not None:
+            self._event.set()
         if not self.keep_alive:
             self._transport.close()
         if self._on_response is not None:
@@ -361,12 +427,15 @@ class AsgiCycle:
             self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
         elif size <= _JOIN:
             held += parts
-            self._flush()
+            self.flush()
         else:
-            self._flush()
+            self.flush()
             self._put(parts, size)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """
+        Write the head that waits for its body, if one does.
+        """
         held, self._held = self._held, None
         if held is not None and not self.disconnected:
             self._transport.write(b"".join(held))

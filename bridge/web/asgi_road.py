@@ -10,6 +10,7 @@ Refuses: to choose a road.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import unquote
@@ -17,9 +18,10 @@ from urllib.parse import unquote
 import httptools
 from twisted.web.http_headers import _nameEncoder
 from uvicorn.protocols.http import flow_control
+from uvicorn.server import ServerState
 
 from bridge.routing import Decision
-from bridge.web.asgi_cycle import AsgiCycle, Preface
+from bridge.web.asgi_cycle import AsgiCycle, Heads, Preface
 from bridge.web.parsing import ParsingProtocol
 from bridge.web.proxies import Proxies
 from bridge.web.virtual import ADDED_HEADERS
@@ -29,6 +31,18 @@ DECISION = "bgserver.decision"
 
 _VERSIONS = ("1.1", "1.0")
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+
+
+# Under this name a server's state keeps what all its connections share.
+_HEADS = "bgserver_heads"
+
+
+def _heads_of(state: ServerState, loop: asyncio.AbstractEventLoop) -> Heads:
+    found: Heads | None = getattr(state, _HEADS, None)
+    if found is None or found.loop is not loop:
+        found = Heads(loop)
+        setattr(state, _HEADS, found)
+    return found
 
 
 class AsgiRoadProtocol(ParsingProtocol):
@@ -45,6 +59,12 @@ class AsgiRoadProtocol(ParsingProtocol):
     _adds: Any = None
     _preface = Preface.of(())
     _added: frozenset[bytes] = frozenset()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Older releases haven't that option.
+        self._resets_context: bool = getattr(self.config, "reset_contextvars", False)
+        self.heads = _heads_of(self.server_state, self.loop)
 
     def cross(self, method: bytes) -> None:
         """
@@ -81,7 +101,8 @@ class AsgiRoadProtocol(ParsingProtocol):
             self.logger.warning("Exceeded concurrency limit.")
         cycle = self.cycle = self._asgi = AsgiCycle(
             scope,
-            self.loop,
+            self.heads,
+            self.tasks,
             self.transport,
             self.flow,
             self.logger,
@@ -96,6 +117,14 @@ class AsgiRoadProtocol(ParsingProtocol):
             self.pipeline.appendleft((cycle, app))
         else:
             self.start_asgi(cycle, app)
+
+    def start_asgi(self, cycle: AsgiCycle, app: Any) -> None:
+        if self._resets_context:
+            super().start_asgi(cycle, app)
+            return
+        self.current = cycle
+        task = cycle.task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
 
     def over_limit(self) -> bool:
         """
@@ -123,9 +152,14 @@ class AsgiRoadProtocol(ParsingProtocol):
         path = raw.decode("ascii")
         if "%" in path:
             path = unquote(path)
-        extensions: dict[str, Any] = {ADDED_HEADERS: self._added_names()}
-        if self.decision is not None:
-            extensions[DECISION] = self.decision
+        if self.server_state.default_headers is not self._adds:
+            self._renew(self.server_state.default_headers)
+        decision = self.decision
+        extensions: dict[str, Any] = (
+            {ADDED_HEADERS: self._added}
+            if decision is None
+            else {ADDED_HEADERS: self._added, DECISION: decision}
+        )
         scope: MutableMapping[str, Any] = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -144,20 +178,13 @@ class AsgiRoadProtocol(ParsingProtocol):
         }
         return scope
 
-    def _added_names(self) -> frozenset[bytes]:
+    def _renew(self, adds: Any) -> None:
         """
-        The headers that this server adds to every answer of its own, as Twisted spells them.
+        Learn the headers that this server adds to every answer of its own; Twisted spells their names differently.
         """
-        adds = self.server_state.default_headers
-        if adds is not self._adds:
-            self._adds, self._preface = adds, Preface.of(adds)
-            self._added = frozenset(_nameEncoder.encode(name) for name in self._preface.names)
-        return self._added
+        self._adds, self._preface = adds, Preface.of(adds)
+        self._added = frozenset(_nameEncoder.encode(name) for name in self._preface.names)
 
     def on_body(self, body: bytes) -> None:
         if self._asgi is not None:
             self._asgi.heard(body)
-
-    def on_message_complete(self) -> None:
-        if self._asgi is not None:
-            self._asgi.heard_all()

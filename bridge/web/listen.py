@@ -382,6 +382,8 @@ class Front:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        # A task that is cancelled before its first step never runs, and so takes itself out of nothing.
+        self.state.tasks.difference_update(left)
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None

@@ -183,10 +183,13 @@ class OrderedProtocol(HttpToolsProtocol):
         """
         The ASGI road is done with the current request.
         """
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
-            self.server_state.total_requests += 1
+            return
+        if self.pipeline or self.held or self.flow.write_paused:
+            self.proceed()
         else:
-            self.completed()
+            self._rest()
 
     def completed(self) -> None:
         """

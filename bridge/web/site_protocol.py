@@ -166,7 +166,9 @@ class SiteProtocol(HeaderAsks, SpeakingProtocol):
             return False
         if road.decide is None:
             return True
-        decision = self.decision = road.decide(method, _path(self.url), self)
+        url = self.url
+        path = url if url[:1] == b"/" and url.find(b"?") < 0 else _path(url)
+        decision = self.decision = road.decide(method, path, self)
         return decision.answers is Side.LEGACY
 
     def _watched(self, road: Road, decision: Decision) -> Watch | None:
@@ -214,7 +216,8 @@ class SiteProtocol(HeaderAsks, SpeakingProtocol):
         self.in_body = False
         self.completions += 1
         if not self._on_hot_road:
-            super().on_message_complete()
+            if self._asgi is not None:
+                self._asgi.heard_all()
             return
         cycle = self.cycle
         cycle.more_body = False
