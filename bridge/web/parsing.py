@@ -84,9 +84,6 @@ class ParsingProtocol(OrderedProtocol):
 
     # what a subclass says
 
-    def on_headers_complete(self) -> None:
-        raise NotImplementedError
-
     def upgraded(self, data: bytes) -> bool:
         """
         A request with an Upgrade (or a CONNECT) is complete, and this came behind it.
