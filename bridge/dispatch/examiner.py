@@ -7,6 +7,7 @@ Refuses: to promote, which is the keeper's, and to store anything unredacted.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -132,8 +133,7 @@ class Examiner:
         route = decision.route
         book = self.books.get(route.name)
         if book is not None:
-            counts = {f"{route.stage.value}.{name}": 1 for name in names}
-            self.ledger.add(Key(route.name, book.identity), counts)
+            self.ledger.add(Key(route.name, book.identity), _once(route.stage, names))
 
     def _weigh(self, key: Key, route: Route) -> None:
         """
@@ -210,6 +210,14 @@ class Examiner:
             tuple(secrets),
         )
         return sample_of(asked, legacy, modern, decision.answers.value, judged.differences, self.redactor)
+
+
+@functools.lru_cache(256)
+def _once(stage: Stage, names: tuple[str, ...]) -> Mapping[str, int]:
+    """
+    Each of these counted once at a stage.
+    """
+    return {f"{stage.value}.{name}": 1 for name in names}
 
 
 def _judged(trial: Trial, book: Book) -> Judged:

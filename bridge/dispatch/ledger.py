@@ -17,7 +17,7 @@ import attrs
 from bridge.parity import Difference, Proposal
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Key:
     """
     Whose evidence: a route's, under one identity of both sides' code.
@@ -162,16 +162,23 @@ class Ledger:
         """
         Count.
         """
-        self._add(key, counts)
-        here = self.here.setdefault(key.route, Counter())
+        # Each request that is watched comes here, and a Counter's own methods are slow.
+        kept = self._kept(key)
+        here = self.here.get(key.route)
+        if here is None:
+            here = self.here[key.route] = Counter()
         for name, count in counts.items():
+            kept[name] = kept.get(name, 0) + count
             # What belongs to no stage is a mark, and counts nothing.
             _, of_a_stage, what = name.partition(".")
             if of_a_stage:
-                here[what] += count
+                here[what] = here.get(what, 0) + count
 
-    def _add(self, key: Key, counts: Mapping[str, int]) -> None:
-        self._counts.setdefault(key, Counter()).update(counts)
+    def _kept(self, key: Key) -> Counter[str]:
+        kept = self._counts.get(key)
+        if kept is None:
+            kept = self._counts[key] = Counter()
+        return kept
 
     def differs(self, key: Key, difference: Difference, place: str) -> int:
         """
@@ -250,7 +257,7 @@ class Ledger:
         """
         self._on_the_way = {}
         for key, counts in batch.counts.items():
-            self._add(key, counts)
+            self._kept(key).update(counts)
         for key, found in batch.found.items():
             now = self._found.setdefault(key, {})
             for name, (kind, place, count) in found.items():

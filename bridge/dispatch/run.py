@@ -154,9 +154,8 @@ async def run(
     context = contextvars.Context()
     context.run(_mark.set, mark)
     task = loop.create_task(_call(app, scope, mark, sent), context=context)
-    ended = asyncio.Event()
-    weakref.finalize(mark, _from_any_thread, loop, ended.set).atexit = False
     # From here on only what runs in the context keeps the mark.
+    kept = weakref.ref(mark)
     del mark, context
     try:
         await asyncio.wait({task}, timeout=deadline)
@@ -170,7 +169,7 @@ async def run(
             return Ran(observation)
     finally:
         task.cancel()
-    return Ran(observation, _Lingering(task, ended).wait)
+    return Ran(observation, _Lingering(task, _gone(loop, kept)).wait)
 
 
 async def _call(app: App, scope: Scope, mark: Mark, sent: _Sent) -> None:
@@ -185,6 +184,19 @@ async def _call(app: App, scope: Scope, mark: Mark, sent: _Sent) -> None:
         recording.closed(Ending.RAISED, sent.clock(), type(e).__name__)
     else:
         recording.closed(Ending.COMPLETE if sent.over else Ending.SHORT, sent.clock())
+
+
+def _gone(loop: asyncio.AbstractEventLoop, kept: weakref.ref[Mark]) -> asyncio.Event:
+    """
+    An event for the moment when nothing keeps a mark any more. Only runs that are cut off need it.
+    """
+    ended = asyncio.Event()
+    mark = kept()
+    if mark is None:
+        ended.set()
+    else:
+        weakref.finalize(mark, _from_any_thread, loop, ended.set).atexit = False
+    return ended
 
 
 def _from_any_thread(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:

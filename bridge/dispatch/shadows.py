@@ -166,22 +166,23 @@ class ShadowQueue:
         @param seen: The answer's recorder; it may still be open, where work goes on
             after the last byte, and is waited for.
         """
-        request = Request(scope, tuple(chunks))
         why = self._refusal(decision)
-        if why is None and decision.route.effects is Effects.SANDBOXED:
-            why = Dropped.ABSENT
-            if self.feed is not None:
-                why = self.feed.offer(decision, request, seen)
-            if why is None:
-                return
-        if why is None:
-            weight = sum(map(len, chunks)) + seen.held
-            if len(self._waiting) >= self.limits.waiting:
-                why = Dropped.FULL
-            elif self.held + weight > self.limits.held:
-                why = Dropped.HEAVY
+        sandboxed = decision.route.effects is Effects.SANDBOXED
+        # What finds no room is not even weighed: on a busy server that is most of it.
+        if why is None and not sandboxed and len(self._waiting) >= self.limits.waiting:
+            why = Dropped.FULL
         if why is not None:
             self.drop(decision, why)
+            return
+        request = Request(scope, tuple(chunks))
+        if sandboxed:
+            why = Dropped.ABSENT if self.feed is None else self.feed.offer(decision, request, seen)
+            if why is not None:
+                self.drop(decision, why)
+            return
+        weight = sum(map(len, chunks)) + seen.held
+        if self.held + weight > self.limits.held:
+            self.drop(decision, Dropped.HEAVY)
             return
         self.held += weight
         self._waiting.append(_Job(decision, request, seen, weight))

@@ -217,7 +217,7 @@ class Recording:
         Keep the head; a second one (after a 1xx, say) replaces it.
         """
         self._status = status
-        self._headers = tuple((bytes(name), bytes(value)) for name, value in headers)
+        self._headers = tuple([(bytes(name), bytes(value)) for name, value in headers])
         self._at = at
 
     def wrote(self, data: bytes) -> None:
@@ -281,7 +281,7 @@ class Recording:
         """
         Bytes of memory that this keeps, roughly.
         """
-        return len(self._prefix) + sum(len(n) + len(v) for n, v in self._headers)
+        return len(self._prefix) + sum([len(n) + len(v) for n, v in self._headers])
 
     def _observed(self, how: Ending, error: str) -> Observation:
         return Observation(
