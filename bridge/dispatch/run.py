@@ -126,8 +126,9 @@ class _Sent:
                 how = Ending.ENOUGH if recording.enough else Ending.FLOODED
                 recording.closed(how, self.clock())
                 self.replay.end()
-        # A shadow that writes without end must not keep the loop for itself.
-        await asyncio.sleep(0)
+        if message.get("more_body", False):
+            # A shadow that writes without end must not keep the loop for itself.
+            await asyncio.sleep(0)
 
 
 async def run(
@@ -158,7 +159,7 @@ async def run(
     kept = weakref.ref(mark)
     del mark, context
     try:
-        await asyncio.wait({task}, timeout=deadline)
+        await _over_within(deadline, task, loop)
         if task.done():
             assert recording.observation is not None
             return Ran(recording.observation)
@@ -170,6 +171,25 @@ async def run(
     finally:
         task.cancel()
     return Ran(observation, _Lingering(task, _gone(loop, kept)).wait)
+
+
+async def _over_within(seconds: float, task: asyncio.Task[None], loop: asyncio.AbstractEventLoop) -> None:
+    """
+    Until a task is over, or so long: C{asyncio.wait} for one, at a third of its cost.
+    """
+    waiter = loop.create_future()
+
+    def release(_: object = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = loop.call_later(seconds, release)
+    task.add_done_callback(release)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        task.remove_done_callback(release)
 
 
 async def _call(app: App, scope: Scope, mark: Mark, sent: _Sent) -> None:

@@ -111,7 +111,8 @@ def compare(
     if left.digest != right.digest or left.size != right.size:
         tier = Tier.EQUIVALENT
     found += body
-    found += compare_effects(left.effects, right.effects, rules, ids)
+    if left.effects or right.effects:
+        found += compare_effects(left.effects, right.effects, rules, ids)
     counted = tuple(each for each in found if not rules.ignores(each.path))
     return Comparison(counted, Tier.DIFFERENT if counted else tier)
 

@@ -54,27 +54,26 @@ def counts_of(judged: Judged, stage: str) -> Counter[str]:
     """
     What one judged request adds.
     """
-    made: Counter[str] = Counter()
-    made[judged.verdict.value] += 1
+    names = [judged.verdict.value]
     if judged.tier is Tier.IDENTICAL:
-        made[IDENTICAL] += 1
+        names.append(IDENTICAL)
     if judged.by_modern:
-        made[BY_MODERN] += 1
+        names.append(BY_MODERN)
     if judged.noise is not None:
-        made[AA] += 1
+        names.append(AA)
         if judged.noise:
-            made[AA_DIFFERENT] += 1
+            names.append(AA_DIFFERENT)
     if judged.discord is not Discord.NONE:
-        made[judged.discord.value] += 1
+        names.append(judged.discord.value)
     if judged.verdict is Verdict.DIFFERENT and effects_differ(judged.differences):
-        made[EFFECTS_DIFFER] += 1
+        names.append(EFFECTS_DIFFER)
     if judged.slower:
-        made[SLOWER if judged.slower > 0 else FASTER] += 1
+        names.append(SLOWER if judged.slower > 0 else FASTER)
     if judged.stalled:
-        made[STALLED if judged.stalled > 0 else UNSTALLED] += 1
+        names.append(STALLED if judged.stalled > 0 else UNSTALLED)
     if judged.outcome is not None and judged.verdict is not Verdict.DIFFERENT:
-        made[f"seen:{judged.outcome}"] += 1
-    return Counter({f"{stage}.{name}": count for name, count in made.items()})
+        names.append(f"seen:{judged.outcome}")
+    return Counter([f"{stage}.{name}" for name in names])
 
 
 @attrs.frozen
