@@ -38,6 +38,7 @@ from bridge.dispatch import Dispatcher, Dropped, ShadowQueue, Trial
 from bridge.dispatch.books import Book
 from bridge.dispatch.sandbox import Sandbox
 from bridge.loop import BridgeReactor, Life, StallWatch, Starting, Stopping, as_awaitable
+from bridge.loop.heap import Heap
 from bridge.loop.stalls import PACKAGES
 from bridge.routing import Decision, Side
 from bridge.state.thread import StateThread
@@ -238,11 +239,13 @@ class Server:
     # -- starting and stopping ---------------------------------------------------------
 
     def _register(self) -> None:
-        life = self.life
+        life, heap = self.life, Heap()
         life.on_start(Starting.PREPARE, "state", self._open_state)
         life.on_start(Starting.SERVICES, "legacy", self._start_legacy)
         life.on_start(Starting.LIFESPAN, "modern", self._start_modern)
         life.on_start(Starting.LOOPS, "loops", self._start_loops)
+        # Nobody is served yet, so nobody waits while all that is there now is looked at.
+        life.on_start(Starting.ACCEPT, "heap", heap.put_aside)
         life.on_start(Starting.ACCEPT, "listeners", self._accept)
         life.on_start(Starting.READY, "watch", self._watch)
         life.on_start(Starting.READY, "ready", self._ready)
@@ -256,6 +259,7 @@ class Server:
         life.on_stop(Stopping.TASKS, "admin", self.admin.close)
         life.on_stop(Stopping.POOLS, "watch", self._unwatch)
         life.on_stop(Stopping.POOLS, "state", self._close_state)
+        life.on_stop(Stopping.POOLS, "heap", heap.take_back)
 
     def run_with_reactor(self) -> None:
         """

@@ -9,7 +9,7 @@ One event loop for both stacks: the reactor on asyncio or uvloop, owned or attac
 - L{context}: whose work a callback does; L{frames} tells it from the outside.
 - L{threads}, L{ledger}, L{limiter}: worker threads, and the one account of them.
 - L{life}: the order of starting and stopping; with L{notify}, which tells systemd.
-- L{reports}, L{stalls}: what nobody handled, and what keeps the loop.
+- L{reports}, L{stalls}: what nobody handled, and what keeps the loop; L{heap}: that the garbage collector doesn't.
 
 Importing this installs nothing. Call L{install} before anything imports
 C{twisted.internet.reactor}.

@@ -21,6 +21,7 @@ from tests.certificates import Certificate, self_signed
 from tests.contract.servers import Server, environment, script
 
 APPLICATION = '''
+import gc
 import os
 
 from twisted.web.resource import Resource
@@ -30,6 +31,8 @@ class Who(Resource):
     isLeaf = True
 
     def render_GET(self, request):
+        if request.path == b"/frozen":
+            return b"%d" % gc.get_freeze_count()
         return f"{os.getpid()} {getattr(request.getClientAddress(), 'host', None)}".encode()
 
 
@@ -184,6 +187,16 @@ def test_a_forged_header(servers: Servers, more: str, believed: bool, attached: 
 
     assert (["192.0.2.7", "https"] if believed else ["127.0.0.1", "http"]) == ask(server, "/new", forged)[1:]
     assert ["127.0.0.1"] == ask(server, "/", forged)[1:]
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_the_heap_is_put_aside(servers: Servers, attached: bool) -> None:
+    """
+    In both modes, before anybody is answered.
+    """
+    server = servers.start(attached=attached).listening()
+
+    assert int(*ask(server, "/frozen")) > 20_000
 
 
 @pytest.mark.slow
