@@ -34,6 +34,7 @@ from bridge.dispatch import Dispatcher, ShadowQueue
 from bridge.dispatch.books import Book
 from bridge.dispatch.examiner import Examiner
 from bridge.dispatch.ledger import Ledger
+from bridge.loop.heap import Heap
 from bridge.parity import Gate, Redactor
 from bridge.routing import Cell, Route, RouteTable, Side, Stage
 from tests.benchmarks.open_loop import OpenLoop, apart, by_chance, quantile, steady
@@ -146,6 +147,8 @@ def serve(stage: str) -> None:
     server = uvicorn.Server(config)
 
     async def run() -> None:
+        # As the whole server does.
+        await Heap().put_aside()
         task = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.01)

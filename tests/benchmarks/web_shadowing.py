@@ -37,6 +37,7 @@ def serve(variant: str) -> None:
     from twisted.web.server import Site
 
     from bridge.dispatch import Dispatcher, Limits, ShadowQueue
+    from bridge.loop.heap import Heap
     from bridge.routing import Cell, Route, RouteTable, Side, Stage
     from bridge.web.listen import Front
     from bridge.web.resource_app import ResourceApp
@@ -68,6 +69,7 @@ def serve(variant: str) -> None:
     starting: list[asyncio.Task[None]] = []
 
     async def start() -> None:
+        await Heap().put_aside()
         await front.start(dispatcher)
         print(listener.adopted.port.getHost().port, flush=True)
 
