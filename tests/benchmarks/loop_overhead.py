@@ -6,9 +6,11 @@ What the loop room costs: awaiting a Deferred against awaiting a Future, `callLa
 CPU time, interleaved rounds, the best of each: noise only ever adds. The promises are 1.3× and 1.1×.
 
 What is measured: a task that awaits something not yet there, which a callback of the loop then fires. Awaiting a
-Deferred is the sum of two things, so three figures are given:
+Deferred is the sum of two things, so four figures are given:
 
 - over a Future alone, which is the promise;
+- the floor: two empty turns of the loop, one to fire and one to go on, and a Deferred that nobody awaits, over a Future
+  alone. No bridge can be below it;
 - the crossing: what is left when a Deferred that is made, given one callback and fired, all without the loop, is taken
   off, over a Future. That much is Twisted's own Python code, and is paid by whoever uses a Deferred at all;
 - over a Future and a Deferred that don't meet, both fired by the loop.
@@ -102,6 +104,17 @@ async def deferred_alone() -> float:
         deferred: Deferred[None] = Deferred()
         deferred.addBoth(_same)
         deferred.callback(None)
+    return (time.thread_time() - began) / COUNT
+
+
+async def two_turns() -> float:
+    """
+    A task that lets the loop turn twice, as each await here does, and awaits nothing.
+    """
+    began = time.thread_time()
+    for _ in range(COUNT):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
     return (time.thread_time() - began) / COUNT
 
 
@@ -221,6 +234,7 @@ def main(kind: str) -> None:
                 "asFuture": lambda: runner.run(await_as_future()),
                 "both apart": lambda: runner.run(await_created()),
                 "Deferred alone": lambda: runner.run(deferred_alone()),
+                "two turns": lambda: runner.run(two_turns()),
                 "fired before": lambda: runner.run(await_fired()),
                 "there and back": lambda: runner.run(await_tasks_of_deferreds()),
             }
@@ -240,6 +254,8 @@ def main(kind: str) -> None:
         print(f"{kind:8} {name:28} {micros:7.2f} µs")
     crossing = (awaits["Deferred"] - awaits["Deferred alone"]) / awaits["Future"]
     print(f"{kind:8} awaiting a Deferred: {awaits['Deferred'] / awaits['Future']:.2f}x a Future alone")
+    floor = (awaits["two turns"] + awaits["Deferred alone"]) / awaits["Future"]
+    print(f"{kind:8} two turns of the loop and a Deferred alone: {floor:.2f}x a Future alone")
     print(f"{kind:8} awaiting a Deferred: {crossing:.2f}x a Future, without what a Deferred alone costs")
     print(
         f"{kind:8} awaiting a Deferred: {awaits['Deferred'] / awaits['both apart']:.2f}x a Future and a Deferred apart"
