@@ -1,5 +1,6 @@
 """
-What a route may ask for by its type.
+What a route may ask for by its type. All of it is async: FastAPI sends a plain function to a thread, where a request
+waits for two wake-ups, and behind 40 that block.
 """
 
 from typing import Annotated
@@ -14,7 +15,7 @@ from .settings import Settings
 from .tasks.submissions import Submissions
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     """
     The application's services.
     """
@@ -25,19 +26,19 @@ def services_of(request: Request) -> Services:
 AllServices = Annotated[Services, Depends(services_of)]
 
 
-def _submissions(services: AllServices, request: Request, background: BackgroundTasks) -> Submissions:
+async def _submissions(services: AllServices, request: Request, background: BackgroundTasks) -> Submissions:
     return Submissions(services, background, effects_of(request.scope))
 
 
-def _database(services: AllServices) -> Database:
+async def _database(services: AllServices) -> Database:
     return services.database
 
 
-def _files(services: AllServices) -> Files:
+async def _files(services: AllServices) -> Files:
     return services.files
 
 
-def _settings(services: AllServices) -> Settings:
+async def _settings(services: AllServices) -> Settings:
     return services.settings
 
 

@@ -4,10 +4,12 @@ What comes in: JSON, queries and paths, taken strictly and refused in the contra
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 
 from modern_fastapi.errors import Refusal
@@ -199,5 +201,28 @@ def test_document_tells_the_truth(tmp_path: Path) -> None:
                 if status[0] in "45" and each["operationId"] != "healthz_healthz_get":
                     schema = response["content"]["application/json"]["schema"]
                     assert ["error", "message"] == schema["required"], (each["operationId"], status)
+
+    run(scenario())
+
+
+def test_asking_for_work_needs_no_thread_of_starlettes(tmp_path: Path) -> None:
+    """
+    Where forty plain functions block all the threads that Starlette has, a request that asks for work is answered.
+
+    Seen to fail (TimeoutError) with the dependencies as plain functions.
+    """
+
+    async def scenario() -> None:
+        async with running(tmp_path) as one:
+            limiter = anyio.to_thread.current_default_thread_limiter()
+            borrowers = [object() for _ in range(int(limiter.total_tokens))]
+            for each in borrowers:
+                await limiter.acquire_on_behalf_of(each)
+            try:
+                answer = await asyncio.wait_for(one.client.post("/log?message=a"), 5.0)
+            finally:
+                for each in borrowers:
+                    limiter.release_on_behalf_of(each)
+            assert 202 == answer.status_code
 
     run(scenario())
