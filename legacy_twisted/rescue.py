@@ -10,6 +10,19 @@ from legacy_twisted.loops import PeriodicLoop
 from legacy_twisted.presence import isDead
 from legacy_twisted.tasks import MAX_RESCUES, later, timestamp
 
+BEAT = 5.0  # seconds between two signs of life of a loop that has nothing to write
+
+RUNNING = (
+    "SELECT id, owner, attempts, heartbeat, rescues, cancel_requested FROM tasks"
+    " WHERE status = 'RUNNING'"
+)
+STRAY = (
+    " WHERE engine IN ('inline', 'thread', 'asyncio')"
+    " AND status IN ('PENDING', 'RETRY') AND run_at < :late"
+    " AND (after_id IS NULL OR NOT EXISTS (SELECT 1 FROM tasks b"
+    " WHERE b.id = tasks.after_id AND b.status IN ('PENDING', 'RUNNING', 'RETRY')))"
+)
+
 
 class Rescue(PeriodicLoop):
     """
@@ -18,6 +31,7 @@ class Rescue(PeriodicLoop):
 
     name = "rescue"
     interval = 1.0
+    _beaten = float("-inf")
 
     def __init__(self, jobs):
         PeriodicLoop.__init__(self, jobs)
@@ -27,7 +41,8 @@ class Rescue(PeriodicLoop):
         # No key keeps this tick single; its name is only for who compares.
         tick = self.key(self.jobs.now())
         looked = self.before(tick, now=self.reactor.seconds())
-        looked.addCallback(lambda _: self.database.write(self.round))
+        looked.addCallback(lambda _: self.database.read(self.idle))
+        looked.addCallback(lambda idle: None if idle else self.database.write(self.round))
         return looked.addCallback(self._rescued, tick)
 
     def _rescued(self, effects, tick):
@@ -36,12 +51,20 @@ class Rescue(PeriodicLoop):
             self.tell(effects, tick)
             self.jobs.work()
 
+    def idle(self, connection):
+        """
+        Whether there is nothing to write.
+        """
+        if self.reactor.seconds() - self._beaten >= BEAT:
+            return False
+        dead = self.dead(connection)
+        stranded = list(self.stranded(connection.rows(RUNNING), dead))
+        stray = connection.row("SELECT id FROM tasks" + STRAY + " LIMIT 1", late=self.late())
+        return not dead and not stranded and stray is None
+
     def round(self, connection):
         self.fence.check(connection, ticks=True)
-        running = connection.rows(
-            "SELECT id, owner, attempts, heartbeat, rescues, cancel_requested FROM tasks"
-            " WHERE status = 'RUNNING'"
-        )
+        running = connection.rows(RUNNING)
         dead = self.dead(connection)
         effects = [
             ("row", f"tasks:{row['id']}", {"attempts": row["attempts"]})
@@ -51,6 +74,7 @@ class Rescue(PeriodicLoop):
         self.adopt(connection)
         self.forget(connection, dead)
         self.fence.ticked(connection)
+        self._beaten = self.reactor.seconds()
         return effects
 
     def dead(self, connection):
@@ -101,13 +125,10 @@ class Rescue(PeriodicLoop):
         What was meant to be run by its own process, and wasn't, goes to the
         table: the process has ended before it could begin.
         """
-        connection.execute(
-            "UPDATE tasks SET engine = 'table' WHERE engine IN ('inline', 'thread', 'asyncio')"
-            " AND status IN ('PENDING', 'RETRY') AND run_at < :late"
-            " AND (after_id IS NULL OR NOT EXISTS (SELECT 1 FROM tasks b"
-            " WHERE b.id = tasks.after_id AND b.status IN ('PENDING', 'RUNNING', 'RETRY')))",
-            late=later(-self.jobs.settings.lease),
-        )
+        connection.execute("UPDATE tasks SET engine = 'table'" + STRAY, late=self.late())
+
+    def late(self):
+        return later(-self.jobs.settings.lease)
 
     def forget(self, connection, dead):
         for boot in dead:

@@ -230,6 +230,13 @@ def due(connection, now, limit, closed, skipLocked):
     )
 
 
+def isDue(connection):
+    """
+    Whether a claim may find something.
+    """
+    return bool(due(connection, timestamp(), 1, (), ""))
+
+
 def next(connection, taskId):
     """
     What may run once an attempt at C{taskId} has ended: itself again, or

@@ -19,8 +19,8 @@ from legacy_twisted.loops import Fenced, Loop, fork
 from legacy_twisted.runs import Crew
 
 GLANCE = 0.03  # seconds between two looks at whether SQLite has changed
-LULL = 5.0  # seconds without a task after which they become rarer
-RARELY = 0.1
+LULL = 0.02  # the share of the time without a task that they grow to
+RARELY = 0.3  # but not longer than this
 
 
 class BackgroundWorker(Crew):
@@ -34,6 +34,7 @@ class BackgroundWorker(Crew):
 
     refused = None
     loop = None
+    _coming = None
 
     def __init__(self, jobs, pool, fence):
         Crew.__init__(self, jobs)
@@ -63,13 +64,13 @@ class BackgroundWorker(Crew):
         @raise Fenced: when the loop was taken away.
         """
         try:
+            rung = True
             while not self.stopping.is_set():
                 # Before the claim: what comes during it isn't missed.
                 self._awake.clear()
-                self._changed()
-                pause = self._round()
-                if pause:
-                    self._sleep(pause)
+                if self._changed() or rung or self._untilComing() <= 0 or self._due():
+                    pause = self._round()
+                rung = not pause or self._sleep(max(0.001, min(pause, self._untilComing())))
             if self.refused is None:
                 self.drain(self.jobs.settings.grace)
         finally:
@@ -81,15 +82,19 @@ class BackgroundWorker(Crew):
     def _sleep(self, pause):
         """
         Wait for C{wake}, for another process's work, or C{pause} seconds.
+
+        @return: whether there may be something to do.
         """
         end = time.monotonic() + pause
         if self.jobs.database.flavour != "sqlite":
             glance = pause
         else:
-            glance = GLANCE if time.monotonic() - self._busy < LULL else RARELY
+            lull = time.monotonic() - self._busy
+            glance = max(GLANCE, min(RARELY, LULL * lull))
         while (left := end - time.monotonic()) > 0:
             if self._awake.wait(min(glance, left)) or self._changed():
-                return
+                return True
+        return False
 
     def _changed(self):
         try:
@@ -98,18 +103,35 @@ class BackgroundWorker(Crew):
             # The next claim will say it.
             return False
 
+    def _due(self):
+        """
+        Whether a claim is worth a transaction that writes, where nothing has
+        changed: time alone may make a row due, or open a limit.
+        """
+        if self.loop is not None and self.loop.observe is not None:
+            return True
+        try:
+            return self.jobs.database.readNow(tasks.isDue)
+        except Exception:
+            # The claim will say it.
+            return True
+
+    def _untilComing(self):
+        return float("inf") if self._coming is None else tasks.until(self._coming)
+
     def _round(self):
         """
         @return: how many seconds to wait for the next one.
         """
         poll = self.jobs.settings.poll
         free = self.jobs.settings.workers - len(self)
+        self._coming = None
         if free <= 0:
             return poll
         observe = None if self.loop is None else self.loop.observe
         tick = self._announced(observe, free) if observe is not None else None
         try:
-            rows, coming = self.write(tasks.claim, free, self.jobs.database.engine.skipLocked)
+            rows, self._coming = self.write(tasks.claim, free, self.jobs.database.engine.skipLocked)
         except Fenced as error:
             self.refuse(error)
             return 0
@@ -123,9 +145,7 @@ class BackgroundWorker(Crew):
         for row in rows:
             self.took(row)
             self.pool.callInThread(self.perform, row)
-        if len(rows) == free:
-            return 0
-        return poll if coming is None else min(poll, max(0.001, tasks.until(coming)))
+        return 0 if len(rows) == free else poll
 
     def _announced(self, observe, free):
         """

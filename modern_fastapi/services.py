@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, insert
 
 from .bell import Bell
-from .clock import Clock, SystemClock, as_text, from_text
+from .clock import Clock, SystemClock, as_text, from_text, until_beat
 from .database import Database
 from .engines import make_engine
 from .events import EventSource
@@ -109,7 +109,7 @@ class Services:
                 await self.runner.beat()
             except Exception:
                 log.exception("the heartbeat failed; it goes on")
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(until_beat(self.clock.monotonic(), 1.0))
 
     async def hear_others(self) -> None:
         """

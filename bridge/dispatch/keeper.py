@@ -16,6 +16,7 @@ from typing import Protocol
 
 import attrs
 
+from bridge.background.beat import until_beat
 from bridge.dispatch.books import Book
 from bridge.dispatch.examiner import Examiner
 from bridge.dispatch.ledger import EvidenceSink, Key
@@ -79,7 +80,7 @@ class Keeper:
         """
         try:
             while True:
-                await asyncio.sleep(self.pause)
+                await asyncio.sleep(until_beat(asyncio.get_running_loop().time(), self.pause))
                 await self.turn()
         finally:
             await self.store()

@@ -25,9 +25,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from bridge.errors import DamagedStateError, NewerStateError, StateError, StateUnavailableError
 from bridge.state import schema
 from bridge.state.holders import holders
-from bridge.state.sqlite_file import Still, glance, sqlite_engine
+from bridge.state.sqlite_file import Still, glance, glimpse, sqlite_engine
 
 _MARKS = sa.select(schema.meta.c.name, schema.meta.c.value).where(schema.meta.c.name.in_(("born", "changes")))
+
+_GLIMPSE = f"SELECT name, value FROM {schema.meta.name}"
 
 _META = ("schema", "changes", "born")
 
@@ -56,6 +58,15 @@ class Database:
         not yet.  No connection is kept for it: its log would outlive the file, and spoil one that takes its place.
         """
         return None if self.path is None else glance(self.path)
+
+    def glimpse(self, seen: tuple[object, ...]) -> tuple[int | None, int] | None:
+        """
+        The L{marks}, while the files look as they were C{seen}, at the price of a glance or two; None where that can't
+        be told.
+        """
+        found = None if self.path is None else glimpse(self.path, seen, _GLIMPSE)
+        marks = dict(found or ())
+        return (marks.get("born"), marks["changes"]) if "changes" in marks else None
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import attrs
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from bridge.state import schema
 from bridge.state.database import Rows
@@ -26,6 +27,20 @@ FORGOTTEN = 60.0
 """
 Seconds after which a server that gave no sign of life is forgotten by the next one that does.
 """
+
+
+def _present(insert: sqlite.Insert | postgresql.Insert) -> sqlite.Insert | postgresql.Insert:
+    new = insert.excluded
+    return insert.on_conflict_do_update(
+        index_elements=[schema.servers.c.name], set_={"at": new.at, "force_legacy": new.force_legacy}
+    )
+
+
+# Built once, as the leases' renewal.
+_SILENT = sa.delete(schema.servers).where(
+    schema.servers.c.at < sa.bindparam("before"), schema.servers.c.name != sa.bindparam("me")
+)
+_PRESENT = {each.dialect.name: _present(each.insert(schema.servers)) for each in (sqlite, postgresql)}
 
 
 @attrs.frozen
@@ -71,15 +86,10 @@ class Servers(Rows):
         """
         Say that a server is there.
         """
-        table = schema.servers
         with self.database.writing("keep that a server runs") as connection:
-            connection.execute(sa.delete(table).where(table.c.at < at - FORGOTTEN, table.c.name != name))
-            upsert = self.database.insert(table).values(name=name, at=at, force_legacy=force_legacy)
-            connection.execute(
-                upsert.on_conflict_do_update(
-                    index_elements=[table.c.name], set_={"at": at, "force_legacy": force_legacy}
-                )
-            )
+            connection.execute(_SILENT, {"before": at - FORGOTTEN, "me": name})
+            upsert = _PRESENT[connection.dialect.name]
+            connection.execute(upsert, {"name": name, "at": at, "force_legacy": force_legacy})
 
     def absent(self, name: str) -> None:
         """

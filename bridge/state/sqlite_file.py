@@ -15,6 +15,7 @@ import sqlite3
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
@@ -116,6 +117,25 @@ def glance(path: Path) -> tuple[object, ...] | None:
     if any(abs(time.time() - each.st_mtime) < FRESH for each in files):
         return None
     return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in files)
+
+
+def glimpse(path: Path, seen: tuple[object, ...], sql: str) -> list[Any] | None:
+    """
+    The rows of a query, as they were while the file looked as it was C{seen}; None where that can't be told.
+
+    Nobody has the file open who writes: it has no log, so that it's read without one, and without locks.
+    """
+    if os.path.exists(f"{path}-wal"):
+        return None
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True, isolation_level=None)
+        try:
+            found = connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return None
+    return found if glance(path) == seen else None
 
 
 def _write_ahead(connection: sqlite3.Connection, patience: float) -> None:

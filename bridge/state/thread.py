@@ -261,7 +261,10 @@ class StateThread:
         assert self._loop is not None
         for future, result, failed in answered:
             _tell(self._loop, future, result, failed)
-        return not answered or answered[-1][2] is None
+        well = not answered or answered[-1][2] is None
+        if well:
+            self._looked = time.monotonic()
+        return well
 
     def _nothing_new(self) -> bool:
         """
@@ -270,7 +273,16 @@ class StateThread:
         if self._store is None or self._problem is not None or self._version < 0 or self._looked_at is None:
             return False
         # Now and then it's looked at all the same: a glance doesn't show each kind of trouble.
-        return time.monotonic() - self._looked < _WHOLE and self._store.database.glance() == self._looked_at
+        if time.monotonic() - self._looked >= _WHOLE:
+            return False
+        glance = self._store.database.glance()
+        if glance is None or glance == self._looked_at:
+            return glance is not None
+        # What was written may be no change: signs of life are, every other second.
+        if self._store.database.glimpse(glance) != (self.born, self._version):
+            return False
+        self._looked_at = glance
+        return True
 
     def _poll(self) -> bool:
         if self._nothing_new():

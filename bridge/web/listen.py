@@ -26,6 +26,7 @@ from twisted.web.server import Site
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from bridge.background.beat import until_beat
 from bridge.errors import ListenError
 from bridge.web.accepting import Acceptor, accepting
 from bridge.web.adopt import Adopted, AdoptedPort, Adopter, ListenCall
@@ -326,7 +327,8 @@ class Front:
     def _tick(self) -> None:
         now = formatdate(time.time(), usegmt=True).encode("ascii")
         self.state.default_headers = [(b"date", now)]
-        self._clock = asyncio.get_running_loop().call_later(1.0, self._tick)
+        loop = asyncio.get_running_loop()
+        self._clock = loop.call_later(until_beat(time.monotonic(), 1.0), self._tick)
 
     def _stopped(self, listener: Listener) -> None:
         if listener.acceptor is not None:

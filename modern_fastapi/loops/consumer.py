@@ -12,7 +12,7 @@ import logging
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from modern_fastapi.clock import as_text
+from modern_fastapi.clock import as_text, until_beat
 from modern_fastapi.services import Services
 from modern_fastapi.tasks.context import Released
 from modern_fastapi.tasks.rows import Claim
@@ -35,7 +35,7 @@ async def consume(services: Services, fence: Fence) -> None:
     try:
         while True:
             now = services.clock.monotonic()
-            pause = services.settings.poll
+            pause = until_beat(now, services.settings.poll)
             try:
                 idle = None if rung or now - beaten >= BEAT else await _nothing_until(services, crew)
                 if idle is None:
@@ -84,7 +84,7 @@ async def _pause(services: Services, connection: AsyncConnection) -> float:
     """
     For how many seconds there is nothing to do, unless the bell rings.
     """
-    poll = services.settings.poll
+    poll = until_beat(services.clock.monotonic(), services.settings.poll)
     due = await services.rows.next_due(connection, after=as_text(services.clock.now()))
     return poll if due is None else min(poll, max(0.01, services.seconds_until(due)))
 
@@ -111,7 +111,7 @@ class Crew:
         services = self._services
         ended, self.ended = self.ended, []
         free = services.settings.workers - len(self)
-        pause = services.settings.poll
+        pause = until_beat(services.clock.monotonic(), services.settings.poll)
 
         async def write(connection: AsyncConnection) -> tuple[list[Claim], list[Claim], float]:
             lost = await services.runner.record(connection, ended)

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from modern_fastapi.clock import until_beat
 from modern_fastapi.schema import TASKS, Process
 from modern_fastapi.services import Services, start_time
 from modern_fastapi.tasks.statements import RUNNING
@@ -54,7 +55,7 @@ async def rescue(services: Services, fence: Fence) -> None:
             beaten = now if beat else beaten
         except Exception as error:
             await settle(fence, error)
-        await asyncio.sleep(INTERVAL)
+        await asyncio.sleep(until_beat(services.clock.monotonic(), INTERVAL))
 
 
 async def rehearse(services: Services, observe: Observe) -> None:
