@@ -174,3 +174,26 @@ def test_work_is_announced(jobs, clock):
 
     assert [5.0] == heard
     assert isinstance(clock, task.Clock)
+
+
+def test_it_reads_before_it_writes(jobs, clock, monkeypatch):
+    """
+    A round that would change nothing writes nothing, but a sign of life of the loop every five seconds; one that finds
+    something writes at once.
+    """
+    rescue = Rescue(jobs)
+    rounds = []
+    whole = rescue.round
+    monkeypatch.setattr(rescue, "round", lambda c: (rounds.append(clock.seconds()), whole(c))[1])
+    rescue.startService()
+    begun = clock.seconds()
+
+    clock.pump([1.0] * 6)
+    idle = [at - begun for at in rounds]
+    process(jobs, "gone", 999999999, "1")
+    running(jobs, "gone")
+    clock.advance(1.0)
+
+    assert [0.0, 5.0] == idle
+    assert 7.0 == rounds[-1] - begun
+    assert [("PENDING", None, 1, None)] == state(jobs)

@@ -366,3 +366,27 @@ def test_pools_hold_no_process():
     assert done.wait(10)
     pool.stop()
     assert [True] == daemon
+
+
+def test_a_look_that_finds_nothing_writes_nothing(jobs, worker, pool, does, monkeypatch):
+    """
+    Where neither a bell rang nor the database changed, a poll is one statement that reads; what only time has made due
+    is begun all the same.
+    """
+    object.__setattr__(jobs.settings, "poll", 0.01)
+    looked, claims, begun = threading.Semaphore(0), [], threading.Event()
+    isDue, claim = tasks.isDue, tasks.claim
+    monkeypatch.setattr(tasks, "isDue", lambda c: (isDue(c), looked.release())[0])
+    monkeypatch.setattr(tasks, "claim", lambda *a: (claims.append(1), claim(*a))[1])
+    does(lambda attempt: begun.set())
+    stop = run(worker, pool)
+
+    assert all(looked.acquire(timeout=10) for _ in range(3))
+    settled = len(claims)
+    assert all(looked.acquire(timeout=10) for _ in range(5))
+    idle = len(claims) - settled
+    insert(jobs, delay=0.3)
+    assert begun.wait(10)
+    stop()
+
+    assert 0 == idle
