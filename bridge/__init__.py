@@ -15,6 +15,7 @@ Its rooms, in the order in which a request meets them:
     testing     what users test with
     config      bgserver.toml and the options                                               PURE
     errors      BridgeError and its few children                                            PURE
+    beat        when an idle server wakes: all of its timers together                       PURE
     compose     puts one server together from a config; the only module that knows all rooms
     asgi        compose under uvicorn
 

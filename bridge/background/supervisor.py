@@ -20,11 +20,11 @@ from typing import Any
 
 import attrs
 
-from bridge.background.beat import next_beat
 from bridge.background.leases import Leases
 from bridge.background.observing import Observation
 from bridge.background.ownership import LoopStage, Step, View, next_step, shown
 from bridge.background.runners import Runner
+from bridge.beat import next_beat
 from bridge.errors import StateError
 from bridge.routing.stage import Side
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import attrs
 
-from bridge.background.beat import next_beat
+from bridge.beat import next_beat
 from bridge.compose.stages import Stages
 from bridge.errors import StateError
 from bridge.state.store import Store

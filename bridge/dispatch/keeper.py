@@ -16,7 +16,7 @@ from typing import Protocol
 
 import attrs
 
-from bridge.background.beat import until_beat
+from bridge.beat import until_beat
 from bridge.dispatch.books import Book
 from bridge.dispatch.examiner import Examiner
 from bridge.dispatch.ledger import EvidenceSink, Key

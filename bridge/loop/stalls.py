@@ -23,7 +23,7 @@ from types import FrameType
 import attrs
 from twisted.logger import Logger
 
-from bridge.background.beat import next_beat
+from bridge.beat import next_beat
 from bridge.loop.context import About, facts_of
 from bridge.loop.frames import facts_in, outwards
 

@@ -26,7 +26,7 @@ from twisted.web.server import Site
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from bridge.background.beat import until_beat
+from bridge.beat import until_beat
 from bridge.errors import ListenError
 from bridge.web.accepting import Acceptor, accepting
 from bridge.web.adopt import Adopted, AdoptedPort, Adopter, ListenCall

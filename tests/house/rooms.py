@@ -19,11 +19,11 @@ TREES = ("bridge", "legacy_twisted", "modern_fastapi", "twistd_plugin")
 
 # Modules, or packages with all that is below them.
 PURE = (
+    "bridge.beat",
     "bridge.errors",
     "bridge.config",
     "bridge.routing",
     "bridge.parity",
-    "bridge.background.beat",
     "bridge.background.ownership",
     "bridge.background.pairing",
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.background.beat import next_beat, until_beat
+from bridge.beat import next_beat, until_beat
 
 
 @pytest.mark.parametrize(
