@@ -211,6 +211,7 @@ def journey(mutate: Callable[[Reply], None] | None, dice: random.Random, pairs: 
     return trip
 
 
+@pytest.mark.timeout(400)  # Half a minute of computing alone, and it is never alone.
 def test_the_gate_stops_mutants():
     """
     Of a hundred faults, big and small, always and rare, at least 95 don't get through.
