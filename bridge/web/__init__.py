@@ -6,7 +6,7 @@ A Twisted Site on uvicorn's transport or behind ASGI, and everything that listen
 - L{resource_app}: its home behind ASGI; L{websocket_app} the same for websockets. Both stand
   on L{virtual}, and L{spoken} reads what a connection's new owner says by itself.
 - L{asgi_road}: the road to the ASGI application; L{asgi_cycle}: one request there, and how its
-  answer is framed.
+  answer is framed; L{asgi_head}: how the lines of its head are written.
 - L{ordered}, L{parsing}, L{speaking}, L{stock}, L{cycle}, L{patience}, L{asks}, L{watching}: what
   L{site_protocol} is made of.
 - L{sessions}: the visitor whom both stacks know; copies for shadows. L{observed}: what an

@@ -4,8 +4,8 @@ and how its answer is framed.
 
 It stands where uvicorn's own cycle stands, and its answers are the same to the byte. What
 it does differently: a head goes out together with the first of its body where that follows
-at once, which is one packet instead of two; what is asked of each header is remembered; and
-a request that nobody waits for has no event.
+at once, which is one packet instead of two; and a request that nobody waits for has no
+event.
 
 Refuses: to parse, to make scopes, and to know of connections; whoever makes it does.
 """
@@ -13,26 +13,21 @@ Refuses: to parse, to make scopes, and to know of connections; whoever makes it 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
-
-import attrs
 
 # Modules, and no names: a release that isn't known (L{bridge.web.cycle}) may lack some of them, and must be stepped
 # aside for, not failed at.
 from uvicorn.protocols import utils
 from uvicorn.protocols.http import flow_control, httptools_impl
 
+from bridge.web.asgi_head import CODING, LENGTH, Headers, Preface, field, line
+
 App = Callable[..., Any]
-Headers = Iterable[tuple[bytes, bytes]]
 
 # Above this, joining costs more than a second write.
 _JOIN = 16384
-# Field names that are remembered; applications use a few dozen. The same of whole lines.
-_NAMES = 1024
-_LINES = 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _INTERNAL = b"Internal Server Error"
 _INTERNAL_HEADERS = (
@@ -40,64 +35,6 @@ _INTERNAL_HEADERS = (
     (b"content-length", b"%d" % len(_INTERNAL)),
     (b"connection", b"close"),
 )
-
-
-# The fields that say how their answer is framed.
-_LENGTH, _CODING, _CONNECTION = b"content-length", b"transfer-encoding", b"connection"
-
-
-@functools.lru_cache(_NAMES)
-def _field(name: bytes) -> tuple[bytes, bytes | None]:
-    """
-    A field name as it is written, with its colon, and what it is to the framing.
-    """
-    if httptools_impl.HEADER_RE.search(name):
-        raise RuntimeError("Invalid HTTP header name.")
-    lower = name.lower()
-    return lower + b": ", lower if lower in (_LENGTH, _CODING, _CONNECTION) else None
-
-
-@functools.lru_cache(_LINES)
-def _line(name: bytes, value: bytes) -> bytes:
-    """
-    A header as it is written, for those that nearly every answer has, with few values and none that is secret: to
-    look at each of their bytes costs three times as much.
-    """
-    if httptools_impl.HEADER_VALUE_RE.search(value):
-        raise RuntimeError("Invalid HTTP header value.")
-    return name + b": " + value + b"\r\n"
-
-
-@attrs.frozen
-class Preface:
-    """
-    What every answer of a server begins with, made ready once.
-
-    @ivar names: The names, in lower case.
-    @ivar lines: The headers that say nothing about the framing, as they are written.
-    @ivar framing: The others.
-    """
-
-    names: frozenset[bytes]
-    lines: bytes
-    framing: tuple[tuple[bytes, bytes], ...]
-
-    @classmethod
-    def of(cls, headers: Headers) -> Preface:
-        """
-        @raise RuntimeError: If a header can't be sent.
-        """
-        names, lines, framing = set(), bytearray(), []
-        for name, value in headers:
-            written, kind = _field(name)
-            if httptools_impl.HEADER_VALUE_RE.search(value):
-                raise RuntimeError("Invalid HTTP header value.")
-            names.add(name.lower())
-            if kind is None:
-                lines += written + value + b"\r\n"
-            else:
-                framing.append((name, value))
-        return cls(frozenset(names), bytes(lines), tuple(framing))
 
 
 class Heads:
@@ -343,14 +280,14 @@ class AsgiCycle:
         closes = False
         for name, value in (*preface.framing, *headers) if preface.framing else headers:
             if name == b"content-type":
-                parts.append(_line(name, value))
+                parts.append(line(name, value))
                 continue
             if name == b"content-length" and self._chunked is None and value.isdigit():
-                parts.append(_line(name, value))
+                parts.append(line(name, value))
                 self._expected = int(value)
                 self._chunked = False
                 continue
-            written, framing = _field(name)
+            written, framing = field(name)
             if unfit(value):
                 raise RuntimeError("Invalid HTTP header value.")
             if framing is not None:
@@ -372,11 +309,11 @@ class AsgiCycle:
 
         @return: Whether it says that the connection ends with it.
         """
-        if framing == _LENGTH:
+        if framing == LENGTH:
             if self._chunked is None:
                 self._expected = int(value.decode())
                 self._chunked = False
-        elif framing == _CODING:
+        elif framing == CODING:
             if value.lower() == b"chunked":
                 self._expected = 0
                 self._chunked = True

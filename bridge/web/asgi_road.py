@@ -21,7 +21,8 @@ from uvicorn.protocols.http import flow_control
 from uvicorn.server import ServerState
 
 from bridge.routing import Decision
-from bridge.web.asgi_cycle import AsgiCycle, Heads, Preface
+from bridge.web.asgi_cycle import AsgiCycle, Heads
+from bridge.web.asgi_head import Preface
 from bridge.web.parsing import ParsingProtocol
 from bridge.web.proxies import Proxies
 from bridge.web.virtual import ADDED_HEADERS

@@ -3,7 +3,7 @@ What a client of the ASGI road hears, against uvicorn's own protocol: the same b
 
 The applications below are asked by the same raw requests, once through uvicorn's protocol and once through ours, over
 real sockets. Seen to fail: without the flush in `AsgiCycle._cut` the heads of broken answers are missing; without the
-check of `_expected` a body that is too long goes out; with the names of `_field` left as they are, their case differs.
+check of `_expected` a body that is too long goes out; with the names of `field` left as they are, their case differs.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from bridge.errors import LifespanError, ListenError
 from bridge.routing import Route, RouteTable, Side, Stage
@@ -464,3 +464,20 @@ def test_failed_lifespans_say_why(app: Any, says: str) -> None:
         asyncio.run(go())
 
     assert says in str(caught.value)
+
+
+@on_loop
+async def test_a_close_forgets_who_never_began() -> None:
+    """
+    A task takes itself out of the server's when it ends; one that is cancelled before its first step never runs, and
+    would be waited for by the next drain. Seen to fail without the last line about tasks in `Front.close`.
+    """
+
+    async def never() -> None:
+        raise AssertionError("it began")
+
+    async with serving(Site(Resource())) as served:
+        tasks = served.front.state.tasks
+        tasks.add(asyncio.get_running_loop().create_task(never()))
+        await served.front.close()
+        assert set() == tasks
