@@ -148,7 +148,13 @@ def _rq(settings: Settings) -> Publisher:
 
     def publish(task_ids: Sequence[str]) -> None:
         for task_id in task_ids:
-            queue.enqueue("modern_fastapi.engines.rq_worker.execute", task_id, result_ttl=KEPT, failure_ttl=60)
+            queue.enqueue(
+                "modern_fastapi.engines.rq_worker.execute",
+                task_id,
+                job_timeout=LONGEST_TASK,
+                result_ttl=KEPT,
+                failure_ttl=60,
+            )
 
     return Publisher(publish, lambda: int(queue.count), connection.close)
 

@@ -49,7 +49,7 @@ LOOPS = ("consumer", "rescue", "daily_report", "cache_refresh", "cleanup")
 COMMANDS = {
     "celery": [["-m", "celery", "-A", "tests.benchmarks.napping", "worker", "-P", "threads", "-c", str(WORKERS)]],
     "dramatiq": [["-m", "dramatiq", "tests.benchmarks.napping", "-p", "1", "-t", str(WORKERS)]],
-    "rq": [["-m", "rq.cli", "worker", "jobs", "-w", "rq.SimpleWorker", "-c", "tests.benchmarks.napping"]] * WORKERS,
+    "rq": [["-m", "rq.cli", "worker", "jobs", "-w", "tests.benchmarks.napping.LeanWorker"]] * WORKERS,
 }
 
 

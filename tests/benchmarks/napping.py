@@ -85,4 +85,4 @@ elif os.environ.get("JOBS_ENGINE") == "dramatiq":
 
     dramatiq.actor(actor_name="alone", queue_name=DRAMATIQ_QUEUE, broker=broker)(alone)
 elif os.environ.get("JOBS_ENGINE") == "rq":
-    import modern_fastapi.engines.rq_worker  # noqa: F401
+    from modern_fastapi.engines.rq_worker import LeanWorker  # noqa: F401

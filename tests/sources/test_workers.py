@@ -216,12 +216,24 @@ def test_celery_with_two_beats_and_flower(shop: Callable[..., Shop], broker: str
 
 def test_an_rq_worker(shop: Callable[..., Shop]) -> None:
     """
-    RQ's own command runs the rows.
+    RQ's own command runs the rows; `rq info` shows the worker; and RQ ends no job after its usual three minutes.
+
+    Seen to fail with a worker that skips each sign of life, and with a job that is sent without a limit.
     """
+    rq: Any = pytest.importorskip("rq")
     one = shop("rq", "redis", "postgresql")
     one.work(*documented("rq"))
 
     do_some_work(one)
+
+    redis: Any = pytest.importorskip("redis").Redis.from_url(REDIS)
+    [worker] = one.until(lambda: rq.Worker.all(connection=redis), "Redis knows no worker")
+    one.until(lambda: worker.refresh() or worker.get_state() == "idle", "the worker doesn't say that it is idle")
+    assert redis.ttl(worker.key) > worker.worker_ttl
+    assert worker.last_heartbeat > worker.birth_date
+    finished = rq.Queue("jobs", connection=redis).finished_job_registry.get_job_ids()
+    assert {3600} == {job.timeout for job in rq.job.Job.fetch_many(finished, connection=redis)}
+    redis.close()
     one.end()
 
 
