@@ -17,14 +17,18 @@ AGAIN = 5.0  # seconds until a row that couldn't be written is tried again
 def startTime(pid):
     """
     When the kernel started a process, in its own ticks, as text; empty when
-    there is no such process.  A pid alone may have been used again.
+    there is no such process, or it has ended and its parent hasn't asked how.
+    A pid alone may have been used again.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The second field is the program's name, and may hold anything but ")".
-            return file.read().rpartition(b")")[2].split()[19].decode()
-    except (OSError, IndexError):
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
         return ""
+    if not fields or fields[0] in (b"Z", b"X"):
+        return ""
+    return fields[19].decode()
 
 
 def isDead(row):

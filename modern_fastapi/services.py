@@ -156,11 +156,13 @@ async def psycopg_connection(url: str) -> Listening[Any]:
 
 def start_time(pid: int) -> str:
     """
-    The kernel's start time of a process, in ticks; empty where the system doesn't tell, or there is no such process.
+    The kernel's start time of a process, in ticks; empty where the system doesn't tell, or there is no such process,
+    or what is left of it only waits for its parent to ask how it ended.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    # The name, in parentheses, may hold anything; the fields after it are numbers.
-    return stat.rpartition(")")[2].split()[19]
+    # The name, in parentheses, may hold anything; the fields after it are the state, and numbers.
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in ("Z", "X") else fields[19]

@@ -13,6 +13,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -105,15 +107,18 @@ def settle_all(database: Database, timeout: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def prove(database: Database, data: Path, accepted: list[str]) -> dict[str, int]:
+def prove(database: Database, data: Path, accepted: list[str]) -> dict[str, float]:
     """
     Every accepted task ended SUCCESS; none ran again after it had; no effect came more often than the task was
-    started. How many starts were repeated because a process died is returned with the number of tasks.
+    started. Returns the number of tasks, how many starts were repeated because a process died, and within how many
+    seconds of such a start 99 of 100 were put back: that is more than the rescue took.
     """
     rows = {row["id"]: row for row in database.query("SELECT * FROM tasks")}
     events: dict[str, list[str]] = {}
-    for row in database.query("SELECT task_id, status FROM events ORDER BY seq"):
+    times: dict[str, list[float]] = {}
+    for row in database.query("SELECT task_id, status, at FROM events ORDER BY seq"):
         events.setdefault(row["task_id"], []).append(row["status"])
+        times.setdefault(row["task_id"], []).append(datetime.fromisoformat(row["at"]).timestamp())
     lines: Counter[str] = Counter()
     for name in ("app.log", "notifications.log"):
         path = data / name
@@ -134,4 +139,14 @@ def prove(database: Database, data: Path, accepted: list[str]) -> dict[str, int]
     repeated = sum(row["attempts"] - 1 - row["failures"] for row in rows.values())
     with contextlib.suppress(KeyError):
         assert all(row["rescues"] <= row["attempts"] - 1 for row in rows.values())
-    return {"tasks": len(rows), "repeated": repeated}
+    rescued = sorted(
+        times[task][n + 1] - times[task][n]
+        for task, history in events.items()
+        for n, change in enumerate(pairwise(history))
+        if change == ("RUNNING", "PENDING")
+    )
+    return {
+        "tasks": len(rows),
+        "repeated": repeated,
+        "put back within": rescued[int(0.99 * len(rescued))] if rescued else 0.0,
+    }

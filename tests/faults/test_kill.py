@@ -21,7 +21,7 @@ Connect = Callable[[], Database]
 SEED = int(os.environ.get("BGSERVER_SEED", "20261121"))
 
 
-def kill_again_and_again(serve: Serve, database: Connect, data: Path, names: list[str], kills: int) -> dict[str, int]:
+def kill_again_and_again(serve: Serve, database: Connect, data: Path, names: list[str], kills: int) -> dict[str, float]:
     """
     Run one server of each name on the same data, under load; kill a random one after a random while, `kills` times.
     """
@@ -68,6 +68,7 @@ def test_a_thousand_kills_on_both_sides_lose_nothing(serve: Serve, database: Con
     proof = kill_again_and_again(serve, database, tmp_path / "data", ["legacy", "modern"], kills)
 
     assert proof["repeated"] <= kills * 10
+    assert proof["put back within"] < 10.0
     print(proof)
 
 

@@ -112,7 +112,7 @@ def work(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
 
 def kill_publisher_and_workers(
     serve: Serve, work: Callable[[str], Server], database: Connect, data: Path, broker: Broker, kills: int
-) -> dict[str, int]:
+) -> dict[str, float]:
     """
     One server and two workers under load; a random one is killed after a random while, and replaced. The broker is
     emptied once, halfway.
@@ -161,4 +161,5 @@ def test_a_thousand_kills_around_a_broker_lose_nothing(
     proof = kill_publisher_and_workers(serve, work, database, tmp_path / "data", broker, KILLS)
 
     assert proof["repeated"] <= KILLS * 14
+    assert proof["put back within"] < 10.0
     print(proof)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 
 from twisted.internet import task
 
@@ -105,6 +106,20 @@ def test_start_times_tell_processes_apart():
     assert startTime(os.getpid()).isdigit()
     assert "" == startTime(2**22 + 1)
     assert not isDead({"host": socket.gethostname(), "pid": 1, "start_time": ""})
+
+
+def test_whom_nobody_has_buried_is_dead():
+    """
+    A process that has ended, and whose parent doesn't ask how.
+
+    Seen to fail without a look at its state.
+    """
+    with subprocess.Popen(["sleep", "60"]) as child:
+        row = {"host": socket.gethostname(), "pid": child.pid, "start_time": startTime(child.pid)}
+        assert not isDead(row)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert isDead(row)
 
 
 def test_not_forever(jobs, clock):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,20 @@ def test_dead_process_is_seen_at_once() -> None:
     assert not is_gone(os.getpid(), start_time(os.getpid()))
     assert is_gone(os.getpid(), "1")
     assert is_gone(2**22 - 1, "1")
+
+
+def test_dead_process_that_nobody_has_buried_is_gone() -> None:
+    """
+    A worker's child whose parent died too, where process 1 buries nobody, as in many containers.
+
+    Seen to fail without a look at its state: its rows waited for the lease.
+    """
+    with subprocess.Popen(["sleep", "60"]) as child:
+        started = start_time(child.pid)
+        assert not is_gone(child.pid, started)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert is_gone(child.pid, started)
 
 
 def test_rescue_runs_in_the_application(tmp_path: Path) -> None:
