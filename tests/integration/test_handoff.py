@@ -182,16 +182,18 @@ def test_a_clean_handoff_loses_no_tick_and_goes_back(pair: _Pair):
             _until_last_is(pair, side)
 
     with closing(sqlite3.connect(pair.folder / "ticks.db")) as database:
-        owners = database.execute("SELECT DISTINCT epoch, side FROM ticks ORDER BY epoch").fetchall()
+        found = database.execute("SELECT DISTINCT epoch, side FROM ticks WHERE loop = 'ticker0' ORDER BY epoch")
+        owners = found.fetchall()
     assert [(1, "legacy"), (2, "modern"), (3, "legacy")] == owners
 
 
 def _until_last_is(pair: _Pair, side: str) -> None:
+    newest = "SELECT side FROM ticks WHERE loop = 'ticker0' ORDER BY number DESC LIMIT 1"
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with closing(sqlite3.connect(pair.folder / "ticks.db", timeout=30)) as database:
             try:
-                last = database.execute("SELECT side FROM ticks ORDER BY number DESC LIMIT 1").fetchone()
+                last = database.execute(newest).fetchone()
             except sqlite3.OperationalError:
                 last = None  # before the loop has made its table
         if last == (side,):
