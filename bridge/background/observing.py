@@ -6,8 +6,9 @@ a tick is compared.
 The owner is never stopped by it: it waits for a dry run to look at most L{PATIENCE}
 seconds, and not at all for one that is busy or gone.
 
-Refuses: an epoch for the dry run.  It is called with C{None}, so that a write that it
-tries is refused by the fence; what it raises is shown, and it begins again after a pause.
+Refuses: an epoch for the dry run, and to keep it from writing.  It is called with C{None}
+and with C{observe}, and takes no fence then; that it doesn't write is up to it.  What it
+raises is shown, and it begins again after a pause.
 """
 
 from __future__ import annotations
