@@ -14,6 +14,7 @@ Its rooms, in the order in which a request meets them:
     cli         bgctl
     testing     what users test with
     config      bgserver.toml and the options                                               PURE
+    policy      which policy applies, read in the same way by twistd, uvicorn and bgctl
     errors      BridgeError and its few children                                            PURE
     beat        when an idle server wakes: all of its timers together                       PURE
     compose     puts one server together from a config; the only module that knows all rooms

@@ -38,7 +38,8 @@ def refuse(message: object) -> NoReturn:
 
 class Options(usage.Options):
     """
-    See C{docs/commands.md}; every option has its counterpart in bgserver.toml.
+    See C{docs/commands.md}; every option but C{--config}, C{--loop} and C{--version} has its
+    counterpart in bgserver.toml.
     """
 
     synopsis = "[options]"
@@ -50,7 +51,7 @@ class Options(usage.Options):
 
     optParameters = [
         ["config", "c", None, "The policy, a TOML file. [default: ./bgserver.toml, if it is there]"],
-        ["front", None, None, f"Which server speaks HTTP: {' or '.join(FRONTS)}. [default: uvicorn]"],
+        ["front", None, None, f"Which server speaks HTTP: {' or '.join(FRONTS)} (not yet). [default: uvicorn]"],
         ["legacy", None, None, "The Twisted application: module:name, a .tac file, or 'plugin:NAME ARGUMENTS'."],
         ["modern", None, None, "The ASGI application or its factory, as module:name."],
         ["loop", None, None, f"The event loop: {', '.join(LOOPS)}. [default: auto]"],
@@ -74,7 +75,7 @@ class Options(usage.Options):
 
     def opt_version(self) -> NoReturn:
         """
-        Show the versions of bgserver and Twisted, and exit.
+        Show the versions of bgserver, Twisted and uvicorn, and exit.
         """
         from importlib.metadata import version
 

@@ -32,9 +32,10 @@ exit status:
   1  refused: the rules don't allow it, or there is no such route
   2  the command line is wrong
   3  the policy can't be used
-  4  the state database, or the server that was named, can't be reached
+  4  the state database, or the server that was named, can't be reached; or check found a policy without an application
   5  not part of this version yet
   6  rolled back, and yet legacy doesn't do everything: what stays is named
+  130  interrupted by Ctrl-C
 """
 
 _QUOTES = ". The name of a route stands in quotes, like 'GET /me'"

@@ -259,7 +259,8 @@ def connect(text: str, create: bool, patience: float) -> Database:
                 raise StateError(f"State can't live in {other}: use SQLite, or PostgreSQL for many hosts.")
     except ModuleNotFoundError as error:
         raise StateError(
-            f"The driver {error.name} for {shown} isn't installed. Run: pip install 'bgserver[postgres]'"
+            f"The driver {error.name} for {shown} isn't installed. It comes with bgserver's extra `postgres`: run "
+            "pip install '.[postgres]' in a checkout of it."
         ) from None
     return Database(engine, shown, path)
 

@@ -94,12 +94,13 @@ def options() -> str:
     rows = []
     for long, short, _default, meaning, *_ in Options.optParameters:
         rows.append([f"`--{long} {long.upper()}`" + (f", `-{short}`" if short else ""), meaning])
+    shorts = {getattr(Options, name): f", `-{name[4:]}`" for name in dir(Options) if re.fullmatch("opt_[a-z]", name)}
     for name in dir(Options):
         if name.startswith("opt_") and len(name) > 5 and name != "opt_help":
             method = getattr(Options, name)
             long = name.removeprefix("opt_")
             wants = f" {long.upper()}" if method.__code__.co_argcount > 1 else ""
-            rows.append([f"`--{long}{wants}`", " ".join((method.__doc__ or "").split())])
+            rows.append([f"`--{long}{wants}`" + shorts.get(method, ""), " ".join((method.__doc__ or "").split())])
     return table(["option", "meaning"], sorted(rows))
 
 
