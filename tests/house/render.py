@@ -160,7 +160,7 @@ def route_stages() -> str:
 
 def _how(old: Stage, new: Stage) -> str:
     """
-    How a person gets from one stage to another, as the rules answer; empty where only force does.
+    How a person gets from one stage to another, as the rules answer; empty where a step is left out.
     """
 
     def allowed(passing: bool) -> bool:
@@ -173,7 +173,10 @@ def _how(old: Stage, new: Stage) -> str:
     if allowed(passing=False):
         # Every earlier stage can be gone back to; the diagram shows the one that `rollback` takes.
         return "back" if new is Stage.LEGACY else "free" if new.step > old.step else ""
-    return "evidence" if allowed(passing=True) else ""
+    if not allowed(passing=True):
+        return ""
+    # Where nothing is compared any more, the gate never says that evidence passes.
+    return "force" if old.step >= Stage.MODERN.step else "evidence"
 
 
 def loop_stages() -> str:
