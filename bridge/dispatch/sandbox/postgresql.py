@@ -183,5 +183,5 @@ def _connect(url: str, **more: Any) -> psycopg.Connection[Any]:
     except ImportError:
         from bridge.dispatch.sandbox.copies import SandboxError
 
-        raise SandboxError("postgresql", "psycopg is not installed. Install bgserver[postgresql].") from None
+        raise SandboxError("postgresql", "psycopg is not installed. Install the extra `postgres`.") from None
     return psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://"), **more)
