@@ -77,7 +77,10 @@ def _which(found: dict[str, Any]) -> list[str]:
     if kept:
         lines.append(f"Still modern's, until a restart: {', '.join(kept)}.")
     if retired:
-        lines.append(f"Not overridden, since legacy's code is gone: {', '.join(retired)}.")
+        lines.append(
+            f"Retired: {', '.join(retired)}. A server that got the switch by SIGHUP has modern answer there; one that "
+            "started with it asks legacy's application, whose code for it is gone."
+        )
     return lines
 
 

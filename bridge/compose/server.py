@@ -394,6 +394,7 @@ class Server:
     async def _reread(self, config: Config) -> None:
         if self.evidence is not None:
             await self.evidence.reread(config)
+        self.life.grace = config.grace
 
     async def _ready(self) -> None:
         for line in summary(self):

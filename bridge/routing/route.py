@@ -186,7 +186,8 @@ def fate(route: Route, force_legacy: bool = False) -> Fate:
     Make every decision that a route can come to, before any request.
 
     C{force_legacy} overrides every stage but C{retired}, where legacy has nothing
-    left to answer with.
+    left to answer with. A server that starts with it loads no modern application, and
+    asks legacy there too.
     """
     if force_legacy and route.stage is not Stage.RETIRED:
         because = "force_legacy is set: legacy answers everything"

@@ -145,7 +145,9 @@ def bind(endpoint: str, adopter: Adopter, site: Any) -> list[Adopted]:
         listening.addBoth(found.append)
     except ImportError as e:
         raise ListenError(
-            endpoint, f"{e.name or e} isn't installed", "TLS wants `pip install 'bgserver[tls]'`."
+            endpoint,
+            f"{e.name or e} isn't installed",
+            "TLS wants bgserver's extra `tls`: run pip install '.[tls]' in a checkout of it.",
         ) from e
     except (ValueError, KeyError, TypeError, IndexError, OSError) as e:
         raise ListenError(

@@ -72,7 +72,7 @@ def require(name: str) -> None:
     if importlib.util.find_spec(name) is None:
         raise RefusedToStart(
             f"engine is {name!r}, and the package {name} is not installed: "
-            f"run pip install 'bgserver[{name}]' or choose another engine."
+            f"run pip install '.[{name}]' in a checkout of bgserver, or choose another engine."
         )
 
 

@@ -114,6 +114,7 @@ def test_what_is_not_overridden_is_said() -> None:
     assert lines[1:] == [
         "Overridden there: the loop taken (live).",
         "Still modern's, until a restart: the loop kept.",
-        "Not overridden, since legacy's code is gone: GET /old.",
+        "Retired: GET /old. A server that got the switch by SIGHUP has modern answer there; one that started with it "
+        "asks legacy's application, whose code for it is gone.",
     ]
     assert [] == overridden({"force_legacy": False, "routes": rows, "loops": loops, "servers": []})

@@ -219,6 +219,47 @@ def test_sighup_during_the_start_waits_for_its_end(tmp_path: Path):
         server.kill()
 
 
+HANGING = """
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+
+class Hanging(Resource):
+    isLeaf = True
+
+    def render_GET(self, request):
+        request.write(b"wait")
+        return NOT_DONE_YET
+
+
+def make_service():
+    return Hanging()
+"""
+
+
+def test_sighup_brings_another_grace(tmp_path: Path):
+    """
+    The next stop has the patience that the file asks for now: a request that never ends is cut after a moment, and not
+    after two minutes.
+
+    Seen to fail where it was read and not handed on.
+    """
+    (tmp_path / "hanging.py").write_text(HANGING)
+    policy = POLICY.format(folder=tmp_path, stage="legacy").replace("legacy_twisted.server:", "hanging:")
+    server = start(Target("control", "legacy", "owned"), tmp_path, {}, policy="grace = 120.0\n" + policy).listening()
+    running = _Running(server, ("", 0), tmp_path)
+    try:
+        running.policy("grace = 0.2\n" + policy)
+        running.until(lambda: "The policy was read again" in server.said(), "nothing is said")
+        with closing(http.client.HTTPConnection(*server.address, timeout=30)) as connection:
+            connection.request("GET", "/")
+            assert b"wait" == connection.getresponse().read(4)
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(60)
+    finally:
+        server.kill()
+
+
 def test_a_broken_policy_keeps_the_old_one(modern: _Running):
     """
     After SIGHUP with a broken file the server goes on as before, and says what is wrong where.

@@ -226,7 +226,7 @@ def test_missing_package_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "celery" else find_spec(name, *a))
 
-    with pytest.raises(RefusedToStart, match=r"pip install 'bgserver\[celery\]'"):
+    with pytest.raises(RefusedToStart, match=r"pip install '\.\[celery\]'"):
         create_app({"data": tmp_path, "engine": "celery"})
 
 
